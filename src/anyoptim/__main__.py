@@ -1,0 +1,5 @@
+"""``python -m anyoptim``."""
+
+from anyoptim.cli.app import main
+
+main()

@@ -1,0 +1,46 @@
+"""Hyperparameters that many constructors share, with the ranges their constructors enforce."""
+
+from __future__ import annotations
+
+from anyoptim.spec import Hyperparameter, Interval
+
+NON_NEGATIVE = Interval(low=0.0)
+POSITIVE = Interval(low=0.0, open_low=True)
+AT_LEAST_ONE = Interval(low=1.0)
+FRACTION = Interval(low=0.0, high=1.0)
+DECAY = Interval(low=0.0, high=1.0, open_high=True)
+
+
+def lr(default: float | None) -> Hyperparameter:
+    return Hyperparameter("lr", float, default, "learning rate", NON_NEGATIVE)
+
+
+def betas(first: float = 0.9, second: float = 0.999) -> Hyperparameter:
+    return Hyperparameter("betas", tuple[float, float], (first, second), "decay rates of the moment estimates", DECAY)
+
+
+def eps(default: float = 1e-8) -> Hyperparameter:
+    return Hyperparameter("eps", float, default, "added to the denominator", NON_NEGATIVE)
+
+
+def weight_decay(default: float = 0.0, help: str = "decoupled weight decay") -> Hyperparameter:
+    return Hyperparameter("weight_decay", float, default, help, NON_NEGATIVE)
+
+
+def flag(name: str, help: str, default: bool = False) -> Hyperparameter:
+    return Hyperparameter(name, bool, default, help)
+
+
+def optional_flag(name: str, help: str, default: bool | None = None) -> Hyperparameter:
+    return Hyperparameter(name, bool | None, default, help)
+
+
+def momentum(default: float = 0.0) -> Hyperparameter:
+    return Hyperparameter("momentum", float, default, "momentum factor", NON_NEGATIVE)
+
+
+MAXIMIZE = flag("maximize", "ascend instead of descend")
+FOREACH = optional_flag("foreach", "update all tensors in batched calls")
+CAPTURABLE = flag("capturable", "safe to capture in a CUDA graph")
+DIFFERENTIABLE = flag("differentiable", "let autograd record the step")
+FUSED = optional_flag("fused", "one kernel for the whole update")

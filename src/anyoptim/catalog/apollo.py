@@ -1,0 +1,65 @@
+"""APOLLO. Source: https://github.com/zhuhanqing/APOLLO (apollo-torch, CC-BY-NC-4.0: not for commercial use)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, weight_decay
+from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+
+APOLLO = OptimizerSpec(
+    name="apollo_adamw",
+    summary="APOLLO: SGD-like memory, AdamW-level performance; scales gradients by a low-rank AdamW",
+    paper="arXiv 2412.05270",
+    usual_lr=(1e-5, 1e-2),
+    aliases=("apollo_torch/apollo_adamw",),
+    traits=Traits(needs_targets=True, adam_fields=True),
+    implementations=(
+        Implementation(
+            name="upstream",
+            target="apollo_torch:APOLLOAdamW",
+            package="apollo-torch",
+            extra="apollo",
+            licence="CC-BY-NC-4.0",
+            hyperparameters=(
+                lr(1e-3),
+                betas(),
+                eps(1e-6),
+                weight_decay(),
+                flag("correct_bias", "Adam's bias correction", default=True),
+                flag("scale_front", "apply scale before the norm-growth limiter"),
+                flag("disable_nl", "switch the norm-growth limiter off"),
+                Hyperparameter("rank", int, 256, "rank of the projected gradient", AT_LEAST_ONE, "target"),
+                Hyperparameter("proj", Literal["random", "svd"], "random", "projection", scope="target"),
+                Hyperparameter(
+                    "scale_type",
+                    Literal["channel", "tensor"],
+                    "channel",
+                    "one scale per channel or tensor",
+                    scope="target",
+                ),
+                Hyperparameter("scale", float, 1.0, "gradient scale; its square root is applied", POSITIVE, "target"),
+                Hyperparameter("update_proj_gap", int, 200, "steps between new projections", AT_LEAST_ONE, "target"),
+                Hyperparameter(
+                    "proj_type",
+                    Literal["std", "reverse_std", "left", "right"],
+                    "std",
+                    "side that is projected",
+                    scope="target",
+                ),
+            ),
+            refused={"no_deprecation_warning": "it silences a warning that apollo_adamw never gives"},
+        ),
+    ),
+)
+
+SPECS = (
+    APOLLO,
+    APOLLO.variant(
+        "apollo_mini",
+        summary="APOLLO-Mini: rank 1 and one scale per tensor, optimizer state close to none",
+        rank=1,
+        scale_type="tensor",
+        scale=128.0,
+    ),
+)

@@ -1,0 +1,49 @@
+"""GrokAdamW. Source: https://github.com/cognitivecomputations/grokadamw"""
+
+from __future__ import annotations
+
+from anyoptim.catalog._shared import FRACTION, NON_NEGATIVE, betas, eps, lr, weight_decay
+from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec
+
+SPECS = (
+    OptimizerSpec(
+        name="grokadamw",
+        summary="GrokAdamW: AdamW that amplifies slow gradients to speed up grokking",
+        paper="arXiv 2405.20233 (Grokfast), https://github.com/cognitivecomputations/grokadamw",
+        usual_lr=(1e-6, 3e-3),
+        implementations=(
+            Implementation(
+                name="upstream",
+                target="grokadamw:GrokAdamW",
+                package="grokadamw",
+                extra="grokadamw",
+                licence="Apache-2.0",
+                hyperparameters=(
+                    lr(1e-3),
+                    betas(),
+                    eps(),
+                    weight_decay(1e-2),
+                    Hyperparameter("alpha_init", float, 0.98, "momentum of the slow gradient", FRACTION),
+                    Hyperparameter("lamb", float, 2.0, "amplification of the slow gradient", NON_NEGATIVE),
+                    Hyperparameter("gamma", float, 0.1, "decay of beta1 over layers", FRACTION),
+                    Hyperparameter(
+                        "grokking_signal_fns",
+                        list[object] | None,
+                        None,
+                        "functions without arguments; from Python only",
+                    ),
+                    Hyperparameter(
+                        "grokking_signal_decay_rate", float, 0.1, "how fast the signal lowers alpha", NON_NEGATIVE
+                    ),
+                    Hyperparameter(
+                        "gradient_clipping",
+                        float,
+                        1.0,
+                        "norm to clip each parameter's gradient at; 0: off",
+                        NON_NEGATIVE,
+                    ),
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,82 @@
+"""LOMO and AdaLomo: engines of our own; upstream is https://github.com/OpenLMLab/LOMO (lomo-optim, MIT)."""
+
+from __future__ import annotations
+
+from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE, lr, weight_decay
+from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+
+_CLIP_VALUE = Hyperparameter("clip_grad_value", float | None, None, "clamp gradients to [-value, value]", POSITIVE)
+_CLIP_NORM = Hyperparameter("clip_grad_norm", float | None, None, "clip the norm, in two backward passes", POSITIVE)
+_ADALOMO = (
+    lr(1e-3),
+    Hyperparameter(
+        "eps", tuple[float, float], (1e-30, 1e-3), "for the squared gradient, for the parameter's RMS", NON_NEGATIVE
+    ),
+    Hyperparameter("clip_threshold", float, 1.0, "RMS at which an update is clipped", POSITIVE),
+    Hyperparameter("decay_rate", float, -0.8, "exponent of the second moment's decay"),
+    _CLIP_VALUE,
+    weight_decay(),
+)
+
+
+def _native(target: str, *hyperparameters: Hyperparameter) -> Implementation:
+    return Implementation(
+        name="native",
+        target=f"anyoptim.engines.{target}",
+        package="anyoptim",
+        licence="Apache-2.0",
+        hyperparameters=hyperparameters,
+    )
+
+
+def _upstream(name: str, *hyperparameters: Hyperparameter, refused: dict[str, str] | None = None) -> Implementation:
+    return Implementation(
+        name="upstream",
+        target=f"lomo_optim:{name}",
+        package="lomo-optim",
+        extra="lomo",
+        licence="MIT",
+        takes_model=True,
+        hyperparameters=hyperparameters,
+        refused=refused or {},
+    )
+
+
+SPECS = (
+    OptimizerSpec(
+        name="lomo",
+        summary="LOMO: SGD inside the backward pass, no gradients kept and no optimizer state",
+        paper="arXiv 2306.09782",
+        usual_lr=(1e-3, 0.1),
+        aliases=("lomo_optim/lomo",),
+        traits=Traits(fused_backward=True),
+        implementations=(
+            _native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay()),
+            _upstream(
+                "Lomo",
+                lr(1e-3),
+                _CLIP_NORM,
+                _CLIP_VALUE,
+                weight_decay(),
+                refused={"loss_scale_args": "fp16 loss scaling is not supported; train in bf16"},
+            ),
+        ),
+    ),
+    OptimizerSpec(
+        name="adalomo",
+        summary="AdaLomo: adaptive LOMO with a factored second moment, updates inside the backward pass",
+        paper="arXiv 2310.10195",
+        usual_lr=(1e-4, 1e-2),
+        aliases=("lomo_optim/adalomo",),
+        traits=Traits(fused_backward=True),
+        implementations=(
+            _native("adalomo:AdaLomo", *_ADALOMO),
+            _upstream(
+                "AdaLomo",
+                *_ADALOMO,
+                Hyperparameter("loss_scale", float, 1024.0, "factor of the loss during the backward pass"),
+                _CLIP_NORM,
+            ),
+        ),
+    ),
+)

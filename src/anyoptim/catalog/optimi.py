@@ -1,0 +1,37 @@
+"""optimi. Source: https://optimi.benjaminwarner.dev"""
+
+from __future__ import annotations
+
+from anyoptim.catalog._shared import FOREACH, POSITIVE, betas, eps, flag, lr, optional_flag, weight_decay
+from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+
+SPECS = (
+    OptimizerSpec(
+        name="stable_adamw",
+        summary="StableAdamW: AdamW with Adafactor's update clipping, so no gradient clipping",
+        paper="arXiv 2304.13013",
+        usual_lr=(1e-6, 3e-3),
+        aliases=("optimi/stable_adamw",),
+        traits=Traits(adam_fields=True),
+        implementations=(
+            Implementation(
+                name="upstream",
+                target="optimi:StableAdamW",
+                package="torch-optimi",
+                licence="MIT",
+                hyperparameters=(
+                    lr(1e-3),
+                    betas(0.9, 0.99),
+                    weight_decay(1e-2),
+                    eps(1e-6),
+                    flag("decouple_lr", "weight decay that does not scale with the learning rate"),
+                    Hyperparameter("max_lr", float | None, None, "peak learning rate, for decouple_lr", POSITIVE),
+                    optional_flag("kahan_sum", "Kahan summation for low-precision weights; none: where useful"),
+                    FOREACH,
+                    optional_flag("triton", "Triton kernels; none: where possible"),
+                ),
+                refused={"gradient_release": "it needs hooks that optimi's prepare_for_gradient_release installs"},
+            ),
+        ),
+    ),
+)

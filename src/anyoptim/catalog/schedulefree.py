@@ -1,0 +1,67 @@
+"""Schedule-free optimizers. Source: https://github.com/facebookresearch/schedule_free"""
+
+from __future__ import annotations
+
+from anyoptim.catalog._shared import FOREACH, NON_NEGATIVE, betas, eps, flag, lr, weight_decay
+from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+
+_WARMUP = Hyperparameter("warmup_steps", int, 0, "steps of the optimizer's own linear warmup", NON_NEGATIVE)
+_AVERAGING = (
+    Hyperparameter("r", float, 0.0, "power of the step in the average's weights"),
+    Hyperparameter("weight_lr_power", float, 2.0, "power of the learning rate in the average's weights"),
+)
+_L2 = weight_decay(help="L2 penalty, taken at the training weights")
+
+
+def _schedule_free(name: str, *hyperparameters: Hyperparameter) -> tuple[Implementation, ...]:
+    return (
+        Implementation(
+            name="upstream",
+            target=f"schedulefree:{name}",
+            package="schedulefree",
+            licence="Apache-2.0",
+            hyperparameters=(*hyperparameters, _L2, *_AVERAGING, FOREACH),
+        ),
+    )
+
+
+SPECS = (
+    OptimizerSpec(
+        name="schedule_free_radamw",
+        summary="Schedule-free RAdam: no learning-rate schedule and no warmup",
+        paper="arXiv 2405.15682",
+        usual_lr=(1e-5, 1e-2),
+        aliases=("schedule_free_radam", "schedulefree/radam"),
+        traits=Traits(schedule_free=True, adam_fields=True),
+        implementations=_schedule_free(
+            "RAdamScheduleFree",
+            lr(2.5e-3),
+            betas(),
+            eps(),
+            flag("silent_sgd_phase", "leave the weights alone in RAdam's first steps", default=True),
+        ),
+    ),
+    OptimizerSpec(
+        name="schedule_free_adamw",
+        summary="Schedule-free AdamW: no learning-rate schedule",
+        paper="arXiv 2405.15682",
+        usual_lr=(1e-5, 1e-2),
+        aliases=("schedulefree/adamw",),
+        traits=Traits(schedule_free=True, adam_fields=True),
+        implementations=_schedule_free("AdamWScheduleFree", lr(2.5e-3), betas(), eps(), _WARMUP),
+    ),
+    OptimizerSpec(
+        name="schedule_free_sgd",
+        summary="Schedule-free SGD: no learning-rate schedule",
+        paper="arXiv 2405.15682",
+        usual_lr=(1e-2, 5.0),
+        aliases=("schedulefree/sgd",),
+        traits=Traits(schedule_free=True),
+        implementations=_schedule_free(
+            "SGDScheduleFree",
+            lr(1.0),
+            Hyperparameter("momentum", float, 0.9, "interpolation between average and newest weights", NON_NEGATIVE),
+            _WARMUP,
+        ),
+    ),
+)

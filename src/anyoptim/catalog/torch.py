@@ -1,0 +1,118 @@
+"""torch.optim. Source: https://docs.pytorch.org/docs/stable/optim.html"""
+
+from __future__ import annotations
+
+from anyoptim.catalog._shared import (
+    CAPTURABLE,
+    DIFFERENTIABLE,
+    FOREACH,
+    FUSED,
+    MAXIMIZE,
+    NON_NEGATIVE,
+    betas,
+    eps,
+    flag,
+    lr,
+    momentum,
+    weight_decay,
+)
+from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+
+_L2 = "L2 penalty added to the gradient"
+
+
+def _torch(name: str, *hyperparameters: Hyperparameter) -> tuple[Implementation, ...]:
+    return (
+        Implementation(
+            name="upstream",
+            target=f"torch.optim:{name}",
+            hyperparameters=hyperparameters,
+            package="torch",
+            licence="BSD-3-Clause",
+        ),
+    )
+
+
+ADAMW = OptimizerSpec(
+    name="adamw_torch",
+    summary="AdamW of torch.optim",
+    paper="arXiv 1711.05101",
+    usual_lr=(1e-6, 3e-3),
+    aliases=("torch/adamw",),
+    traits=Traits(adam_fields=True),
+    implementations=_torch(
+        "AdamW",
+        lr(1e-3),
+        betas(),
+        eps(),
+        weight_decay(1e-2),
+        flag("amsgrad", "keep the maximum of the second moment"),
+        MAXIMIZE,
+        FOREACH,
+        CAPTURABLE,
+        DIFFERENTIABLE,
+        FUSED,
+    ),
+)
+
+SPECS = (
+    ADAMW,
+    ADAMW.variant("adamw_torch_fused", summary="AdamW of torch.optim, one fused kernel per step", fused=True),
+    OptimizerSpec(
+        name="sgd",
+        summary="Stochastic gradient descent of torch.optim",
+        usual_lr=(1e-3, 0.5),
+        aliases=("torch/sgd",),
+        implementations=_torch(
+            "SGD",
+            lr(1e-3),
+            momentum(),
+            Hyperparameter("dampening", float, 0.0, "dampening of the momentum"),
+            weight_decay(help=_L2),
+            flag("nesterov", "Nesterov momentum"),
+            MAXIMIZE,
+            FOREACH,
+            DIFFERENTIABLE,
+            FUSED,
+        ),
+    ),
+    OptimizerSpec(
+        name="adagrad",
+        summary="Adagrad of torch.optim",
+        paper="JMLR 12 (2011) 2121-2159",
+        usual_lr=(1e-4, 1e-2),
+        aliases=("torch/adagrad",),
+        implementations=_torch(
+            "Adagrad",
+            lr(1e-2),
+            Hyperparameter("lr_decay", float, 0.0, "decay of the learning rate", NON_NEGATIVE),
+            weight_decay(help=_L2),
+            Hyperparameter("initial_accumulator_value", float, 0.0, "first sum of squares", NON_NEGATIVE),
+            eps(1e-10),
+            FOREACH,
+            MAXIMIZE,
+            DIFFERENTIABLE,
+            FUSED,
+        ),
+    ),
+    OptimizerSpec(
+        name="rmsprop",
+        summary="RMSprop of torch.optim",
+        paper="Tieleman and Hinton, Coursera lecture 6.5 (2012)",
+        usual_lr=(1e-5, 1e-3),
+        aliases=("torch/rmsprop",),
+        implementations=_torch(
+            "RMSprop",
+            lr(1e-2),
+            Hyperparameter("alpha", float, 0.99, "decay rate of the mean square", NON_NEGATIVE),
+            eps(),
+            weight_decay(help=_L2),
+            momentum(),
+            flag("centered", "divide by the variance instead of the mean square"),
+            CAPTURABLE,
+            FOREACH,
+            MAXIMIZE,
+            DIFFERENTIABLE,
+        ),
+    ),
+)

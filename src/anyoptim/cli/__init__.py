@@ -1,0 +1,1 @@
+"""The ``anyoptim`` command."""

@@ -1,0 +1,1 @@
+"""Our own optimizers, written from the papers; each file is one algorithm."""

@@ -1,0 +1,258 @@
+"""``enable()``: every registered name becomes a valid ``optim=`` of the Hugging Face Trainer.
+
+Four things of transformers and accelerate are changed, and put back by ``disable()``:
+
+- ``OptimizerNames`` gets a real member for each name (argparse lists members), and its ``_missing_``
+  understands other spellings and class paths;
+- ``Trainer.get_optimizer_cls_and_kwargs`` answers registered names from :func:`anyoptim.plan`;
+- ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
+- ``Accelerator.backward`` drops the ``learning_rate`` that the Trainer passes for ``lomo`` and
+  ``adalomo`` unless a lomo_optim object is there, and tells fused optimizers which micro-batch is last.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from math import ceil
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from anyoptim import registry
+from anyoptim.errors import UnknownOptimizerError, UnsupportedError, did_you_mean
+from anyoptim.planning import Plan, plan
+from anyoptim.settings import Fields
+from anyoptim.spec import OptimizerSpec
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+_installed: ExitStack | None = None
+
+
+class Enabled:
+    """What :func:`enable` returns: as a context manager, its end undoes that call."""
+
+    def __init__(self, *, undo: bool) -> None:
+        self._undo = undo
+
+    def __enter__(self) -> Enabled:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._undo:
+            disable()
+
+
+def enable() -> Enabled:
+    """Make every registered name a valid ``optim=`` in this process; a second call changes nothing.
+
+    Use it once at the top of a script, or as ``with anyoptim.enable():``.
+
+    Raises:
+        ImportError: transformers or accelerate is not installed; nothing is changed then.
+    """
+    global _installed
+    if _installed is not None:
+        return Enabled(undo=False)
+    with ExitStack() as undo:
+        _extend_names(undo)
+        _wrap_trainer(undo)
+        _wrap_accelerator(undo)
+        _installed = undo.pop_all()
+    return Enabled(undo=True)
+
+
+def disable() -> None:
+    """Leave transformers as :func:`enable` found it; without an earlier ``enable()`` nothing happens."""
+    global _installed
+    if _installed is not None:
+        _installed.close()
+        _installed = None
+
+
+def _replace(undo: ExitStack, owner: type, name: str, value: object) -> None:
+    original = vars(owner)[name]
+    undo.callback(setattr, owner, name, original)
+    setattr(owner, name, value)
+
+
+# ---------------------------------------------------------------- OptimizerNames
+
+
+def _extend_names(undo: ExitStack) -> None:
+    from transformers.training_args import OptimizerNames
+
+    def add(spec: OptimizerSpec) -> None:
+        for name in (spec.name, *spec.aliases):
+            if name not in OptimizerNames._value2member_map_:
+                undo.callback(_remove_member, OptimizerNames, _add_member(OptimizerNames, name))
+
+    for name in registry.known_names():
+        if name not in OptimizerNames._value2member_map_:
+            undo.callback(_remove_member, OptimizerNames, _add_member(OptimizerNames, name))
+    registry.on_register.append(add)
+    undo.callback(registry.on_register.remove, add)
+
+    def _missing_(cls: Any, value: object) -> object:
+        try:
+            name = registry.optimizer_info(str(value)).name
+        except UnknownOptimizerError as error:
+            key = registry.normalise(str(value))
+            if key in cls._value2member_map_:
+                return cls._value2member_map_[key]
+            if ":" in key:
+                raise
+            known = [*registry.known_names(), *cls._value2member_map_]
+            raise UnknownOptimizerError(
+                f"No optimizer is called {str(value)!r}.{did_you_mean(key, known)} `anyoptim list` shows every name."
+            ) from error
+        if name not in cls._value2member_map_:  # a class path
+            undo_here = _installed or undo
+            undo_here.callback(_remove_member, cls, _add_member(cls, name))
+        return cls._value2member_map_[name]
+
+    # ExplicitEnum defines _missing_; OptimizerNames inherits it
+    type.__setattr__(OptimizerNames, "_missing_", classmethod(_missing_))
+    undo.callback(delattr, OptimizerNames, "_missing_")
+
+
+def _add_member(names: Any, value: str) -> Any:
+    """Add a member as ``enum`` would have; it pickles as the plain string it stands for.
+
+    A ``training_args.bin`` then loads in a process that has no anyoptim.
+    """
+    member = str.__new__(names, value)
+    name = "".join(character if character.isalnum() else "_" for character in value).upper()
+    member._name_ = name
+    member._value_ = value
+    member.__objclass__ = names
+    member._sort_order_ = len(names._member_names_)
+    member.__reduce_ex__ = lambda protocol: (str, (value,))
+    setattr(names, name, member)
+    names._member_names_.append(name)
+    names._member_map_[name] = member
+    names._value2member_map_[value] = member
+    if hasattr(names, "_hashable_values_"):  # Python 3.13
+        names._hashable_values_.append(value)
+    return member
+
+
+def _remove_member(names: Any, member: Any) -> None:
+    names._member_names_.remove(member._name_)
+    del names._member_map_[member._name_]
+    del names._value2member_map_[member._value_]
+    if hasattr(names, "_hashable_values_"):
+        names._hashable_values_.remove(member._value_)
+    delattr(names, member._name_)
+
+
+# ---------------------------------------------------------------- Trainer
+
+
+def _wrap_trainer(undo: ExitStack) -> None:
+    from transformers import Trainer
+
+    original = Trainer.get_optimizer_cls_and_kwargs
+
+    @functools.wraps(original)
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
+        name = str(getattr(args.optim, "value", args.optim))
+        if not _is_ours(name):
+            return original(args, model)
+        return _cls_and_kwargs(plan(name, model, args), Fields(args))
+
+    _replace(undo, Trainer, "get_optimizer_cls_and_kwargs", staticmethod(get_optimizer_cls_and_kwargs))
+
+    create_scheduler = Trainer.create_scheduler
+
+    @functools.wraps(create_scheduler)
+    def create_scheduler_with_steps(self: Any, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
+        for group in getattr(self.optimizer, "param_groups", ()):
+            if isinstance(group.get("warmup_steps"), float):
+                group["warmup_steps"] = ceil(group["warmup_steps"] * num_training_steps)
+        return create_scheduler(self, num_training_steps, *args, **kwargs)
+
+    _replace(undo, Trainer, "create_scheduler", create_scheduler_with_steps)
+
+
+def _is_ours(name: str) -> bool:
+    try:
+        registry.optimizer_info(name)
+    except UnknownOptimizerError:
+        return False
+    return True
+
+
+def _cls_and_kwargs(planned: Plan, fields: Fields) -> tuple[type[Optimizer], dict[str, Any]]:
+    """Answer in the shape that transformers itself answers in, on every version.
+
+    The class takes what the caller passes: the Trainer's own groups, a subclass's groups, or, where
+    the plan's groups differ from the Trainer's, ``params`` (``model`` for model-first optimizers).
+    """
+    kwargs: dict[str, Any] = planned.keywords
+    if planned.implementation.takes_model:
+        kwargs["model"] = planned.model
+    elif planned.model is not None and not _trainer_makes_them(planned, fields):
+        kwargs["params"] = [dict(group) for group in planned.groups]
+    return _optimizer_class(planned, fields), kwargs
+
+
+def _optimizer_class(planned: Plan, fields: Fields) -> type[Optimizer]:
+    """Return a class whose call is ``planned.construct``: 4.57 and 5.x both call ``cls(groups, **kwargs)``.
+
+    A class, because transformers 5 calls any other callable as ``factory()(model, **kwargs)``; the
+    object it makes is the real optimizer class's own.
+    """
+    from torch.optim import Optimizer
+
+    own_groups = planned.model is not None and not _trainer_makes_them(planned, fields)
+
+    def construct(_: type, params: Any, **kwargs: Any) -> Optimizer:
+        if own_groups and not planned.implementation.takes_model:
+            params = list(params)
+            usual = {"params", "weight_decay", *planned.settings.of_scope("target")}
+            if any(not isinstance(group, dict) or set(group) - usual for group in params):
+                raise UnsupportedError(
+                    f"{planned.spec.name} makes its own param groups; groups with settings of their own"
+                    " (such as LoRA+ or a learning-rate mapping) do not fit it."
+                )
+            # a second create_optimizer finds `params` popped from the kwargs and passes the Trainer's groups
+            params = planned.groups
+        return planned.construct(params, **kwargs)
+
+    loaded = planned.implementation.load()
+    base = loaded if isinstance(loaded, type) and issubclass(loaded, Optimizer) else Optimizer
+    return type(base.__name__, (base,), {"__new__": construct, "__module__": base.__module__})
+
+
+def _trainer_makes_them(planned: Plan, fields: Fields) -> bool:
+    """Whether the groups that ``Trainer.create_optimizer`` makes by itself are the plan's."""
+    trainers = fields.number("weight_decay") or 0.0
+    return all(
+        set(group) == {"params", "weight_decay"} and group["weight_decay"] in (trainers, 0.0)
+        for group in planned.groups
+    ) and planned.settings.get("weight_decay") in (trainers, None)
+
+
+# ---------------------------------------------------------------- accelerate
+
+
+def _wrap_accelerator(undo: ExitStack) -> None:
+    from accelerate import Accelerator
+
+    original: Callable[..., Any] = Accelerator.backward
+
+    @functools.wraps(original)
+    def backward(self: Any, loss: Any, **kwargs: Any) -> Any:
+        if not self.has_lomo_optimizer:
+            kwargs.pop("learning_rate", None)
+        for prepared in self._optimizers:
+            if hasattr(prepared.optimizer, "accumulating"):
+                prepared.optimizer.accumulating = not self.sync_gradients
+        return original(self, loss, **kwargs)
+
+    _replace(undo, Accelerator, "backward", backward)

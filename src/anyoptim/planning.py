@@ -1,0 +1,180 @@
+"""Plan: everything decided before anything is built, and the one way to build it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from anyoptim.advice import advise, refuse
+from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
+from anyoptim.groups import GroupDict, make_groups
+from anyoptim.memory import StateMemory, state_memory
+from anyoptim.registry import optimizer_info
+from anyoptim.routing import Routing, route
+from anyoptim.settings import Fields, Setting, Settings, resolve
+from anyoptim.spec import Implementation, OptimizerSpec
+from anyoptim.table import plan_dict, plan_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be built: optimizer, hyperparameters, param groups, memory and advice. ``build()`` builds it.
+
+    Args:
+        spec: what the name means.
+        settings: every hyperparameter with its source, and the implementation.
+        routing: where each trainable parameter goes; ``None`` when planned without a model.
+        groups: the param groups; empty without a model.
+        advice: one sentence for each setting that takes no or an unexpected effect.
+        model: the model, or ``None``.
+    """
+
+    spec: OptimizerSpec
+    settings: Settings
+    routing: Routing | None
+    groups: tuple[GroupDict, ...]
+    advice: tuple[str, ...]
+    model: nn.Module | None
+
+    @property
+    def implementation(self) -> Implementation:
+        """The implementation that is built."""
+        return self.settings.implementation
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Setting]:
+        """Every hyperparameter's value and where it came from."""
+        return self.settings.values
+
+    @property
+    def keywords(self) -> dict[str, object]:
+        """The constructor's keyword arguments."""
+        return self.settings.of_scope("optimizer")
+
+    @cached_property
+    def memory(self) -> StateMemory:
+        """Bytes of optimizer state after the first step, and how they were found."""
+        return state_memory(self)
+
+    @property
+    def state_bytes(self) -> int | None:
+        """Bytes of optimizer state after the first step, before anything is built; ``None`` if unknown."""
+        return self.memory.total
+
+    def build(self) -> Optimizer:
+        """Build the optimizer, giving each piece of advice as a ``UserWarning``.
+
+        Raises:
+            OptimError: it was planned without a model, or the constructor refuses its arguments.
+            MissingPackageError: the package behind it is not installed.
+        """
+        if self.model is None:
+            raise OptimError(f"{self.spec.name} was planned without a model; pass one to build it.")
+        warmup = self.settings.get("warmup_steps")
+        if isinstance(warmup, float):
+            raise OptimArgsError(
+                f"{self.spec.name}: a warmup ratio of {warmup:g} needs the number of training steps;"
+                " set max_steps, or warmup_steps in optim_args."
+            )
+        return self.construct(self.model if self.implementation.takes_model else self.groups)
+
+    def construct(self, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
+        """Call the constructor on ``params``: what ``build()`` does with the plan's own groups.
+
+        The Trainer hands in groups itself for optimizers that need none of their own.
+
+        Args:
+            params: param groups (copied, so a plan may be built twice), or the model.
+            changed: constructor keywords that differ from the plan's.
+        """
+        constructor = self.implementation.load()
+        for sentence in self.advice:
+            warnings.warn(f"{self.spec.name}: {sentence}.", stacklevel=3)
+        arguments = params if isinstance(params, nn.Module) else [_copy(each) for each in params]
+        try:
+            return constructor(arguments, **{**self.keywords, **changed})
+        except (ValueError, TypeError, AssertionError) as error:
+            if isinstance(error, OptimError):
+                raise
+            raise OptimArgsError(
+                f"{self.spec.name}: {self.implementation.package} refuses its arguments: {error or repr(error)}."
+            ) from error
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the plan as plain values that JSON can hold."""
+        return plan_dict(self)
+
+    def __rich__(self) -> RenderableType:
+        return plan_table(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=110, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get().rstrip()
+
+
+def plan(name: str, model: nn.Module | None, args: object = None, **overrides: object) -> Plan:
+    """Decide what ``get_optimizer`` would build; builds and allocates nothing.
+
+    Args:
+        name: a registered name, an alias or a class path ``module:Class``.
+        model: the model to optimize, also on the meta device; ``None`` plans hyperparameters only.
+        args: a ``TrainingArguments``, any object or mapping with its field names, or ``None``.
+        overrides: hyperparameters by name (``lr=``, ``rank=``), ``optim_args=``, ``optim_target_modules=``;
+            they win over ``args``.
+
+    Raises:
+        OptimError: of the kind that says what is wrong; see ``anyoptim.errors``.
+    """
+    spec = optimizer_info(name)
+    if model is not None and not isinstance(model, nn.Module):
+        raise OptimError(f"{spec.name}: model must be a torch.nn.Module, not {type(model).__name__}.")
+    fields = Fields(args)
+    optim_args = overrides.pop("optim_args", fields.get("optim_args"))
+    target_modules = overrides.pop("optim_target_modules", fields.get("optim_target_modules"))
+    settings = resolve(spec, fields, optim_args, overrides)
+    refuse(spec, settings, fields)
+    needs_targets = spec.traits.needs_targets
+    if model is None:
+        if needs_targets or settings.implementation.takes_model:
+            raise UnsupportedError(f"{spec.name} needs the model: it cannot be planned from arguments alone.")
+        routing, groups = None, []
+    else:
+        routing = route(model, target_modules, takes_targets=needs_targets, optimizer=spec.name)
+        groups = make_groups(routing, settings)
+    advice = tuple(advise(spec, settings, fields, routing))
+    return Plan(spec, settings, routing, tuple(groups), advice, model)
+
+
+def get_optimizer(name: str, model: nn.Module, args: object = None, **overrides: object) -> Optimizer:
+    """Build any optimizer by its name, as the Trainer would with the same arguments.
+
+    Args:
+        name: a registered name, an alias or a class path ``module:Class``.
+        model: the model to optimize.
+        args: a ``TrainingArguments``, any object or mapping with its field names, or ``None``.
+        overrides: hyperparameters by name, ``optim_args=``, ``optim_target_modules=``.
+
+    Raises:
+        OptimError: of the kind that says what is wrong; see ``anyoptim.errors``.
+    """
+    return plan(name, model, args, **overrides).build()
+
+
+def _copy(group: object) -> object:
+    if isinstance(group, Mapping):
+        params = group["params"]
+        return {**group, "params": list(params) if isinstance(params, (list, tuple)) else params}
+    return group

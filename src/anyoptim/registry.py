@@ -1,0 +1,202 @@
+"""Names to specs: registering, aliases, wildcards, class paths, plug-ins, and the closest valid name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar, overload
+
+from anyoptim.errors import MissingPackageError, OptimError, UnknownOptimizerError, did_you_mean
+from anyoptim.spec import OptimizerSpec, spec_of
+
+ENTRY_POINT_GROUP = "anyoptim.optimizers"
+
+_Constructor = TypeVar("_Constructor", bound=Callable[..., object])
+
+_specs: dict[str, OptimizerSpec] = {}
+_aliases: dict[str, str] = {}
+_plugins: dict[str, EntryPoint] = {}
+_catalogue_loaded = False
+
+on_register: list[Callable[[OptimizerSpec], None]] = []
+"""Called with each spec registered from now on; the transformers integration listens here."""
+
+
+def normalise(name: str) -> str:
+    """Return the registered spelling: lower snake case; a class path ``module:Class`` stays as it is."""
+    name = str(name).strip()
+    return name if ":" in name else re.sub(r"[-\s]+", "_", name.lower())
+
+
+@overload
+def register(entry: OptimizerSpec, *, replace: bool = False) -> OptimizerSpec: ...
+
+
+@overload
+def register(entry: str, *, replace: bool = False, summary: str = "") -> Callable[[_Constructor], _Constructor]: ...
+
+
+def register(
+    entry: OptimizerSpec | str, *, replace: bool = False, summary: str = ""
+) -> OptimizerSpec | Callable[[_Constructor], _Constructor]:
+    """Add a name: ``register(spec)``, or ``@register("name")`` on an optimizer class or factory.
+
+    Args:
+        entry: a spec; or, as a decorator, the name, with hyperparameters read from the signature.
+        replace: take over a name that exists.
+        summary: with a decorator, one line for ``anyoptim list``.
+
+    Raises:
+        OptimError: the name or an alias exists and ``replace`` is false.
+    """
+    _load_catalogue()
+    if isinstance(entry, OptimizerSpec):
+        _add(entry, replace=replace)
+        return entry
+    name = normalise(entry)
+
+    def decorate(constructor: _Constructor) -> _Constructor:
+        _add(spec_of(constructor, name, summary=summary), replace=replace)  # type: ignore[arg-type]  # an optimizer
+        return constructor
+
+    return decorate
+
+
+def unregister(name: str) -> None:
+    """Remove a name that :func:`register` added, with its aliases; an unknown name is no error."""
+    spec = _specs.pop(normalise(name), None)
+    for alias in spec.aliases if spec else ():
+        _aliases.pop(alias, None)
+
+
+def optimizer_info(name: str) -> OptimizerSpec:
+    """Return what a name means.
+
+    Args:
+        name: a registered name or alias in any case, with ``-`` or ``_``, or a class path ``module:Class``.
+
+    Raises:
+        UnknownOptimizerError: no such name; says which come close.
+    """
+    _load_catalogue()
+    key = normalise(name)
+    key = _aliases.get(key, key)
+    if key in _specs:
+        return _specs[key]
+    if key in _plugins:
+        spec = _load_plugin(key)
+        if spec is not None:
+            return spec
+    if ":" in key:
+        return _class_path(key)
+    raise UnknownOptimizerError(
+        f"No optimizer is called {str(name)!r}.{did_you_mean(key, known_names())} `anyoptim list` shows every name."
+    )
+
+
+def list_optimizers(pattern: str = "*", *, package: str | None = None, installed: bool | None = None) -> list[str]:
+    """Return the registered names, sorted.
+
+    Args:
+        pattern: shell wildcards, matched against names and aliases.
+        package: only those backed by this distribution (as pip names it).
+        installed: only those whose package can (``True``) or cannot (``False``) be found here.
+    """
+    _load_catalogue()
+    wanted = normalise(pattern)
+    names = []
+    for name in sorted({*_specs, *_plugins}):
+        if name not in _specs and (package is not None or installed is not None):
+            _load_plugin(name)
+        spec = _specs.get(name)
+        if not any(fnmatchcase(each, wanted) for each in (name, *(spec.aliases if spec else ()))):
+            continue
+        if package is not None and (spec is None or normalise(spec.package) != normalise(package)):
+            continue
+        if installed is not None and (spec is None or spec.installed is not installed):
+            continue
+        names.append(name)
+    return names
+
+
+def known_names() -> list[str]:
+    """Return every name and alias, sorted."""
+    _load_catalogue()
+    return sorted({*_specs, *_aliases, *_plugins})
+
+
+def _add(spec: OptimizerSpec, *, replace: bool) -> None:
+    names = (spec.name, *spec.aliases)
+    for name in names:
+        if name != normalise(name):
+            raise OptimError(f"{name!r} is not lower snake case; register it as {normalise(name)!r}.")
+        if not replace and (name in _specs or name in _aliases):
+            raise OptimError(f"The optimizer name {name!r} exists already; pass replace=True to take it over.")
+    if replace:
+        for name in names:
+            unregister(name)
+            _aliases.pop(name, None)
+    _specs[spec.name] = spec
+    _aliases.update(dict.fromkeys(spec.aliases, spec.name))
+    for listener in on_register:
+        listener(spec)
+
+
+def _load_catalogue() -> None:
+    global _catalogue_loaded
+    if _catalogue_loaded:
+        return
+    _catalogue_loaded = True
+    from anyoptim import catalog
+
+    for module_info in pkgutil.iter_modules(catalog.__path__):
+        if not module_info.name.startswith("_"):
+            module = importlib.import_module(f"{catalog.__name__}.{module_info.name}")
+            specs: Iterable[OptimizerSpec] = module.SPECS
+            for spec in specs:
+                _add(spec, replace=False)
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        name = normalise(entry_point.name)
+        if name in _specs or name in _aliases:
+            warnings.warn(
+                f"The plug-in {entry_point.value} offers the optimizer {name!r}, which exists; it is left out.",
+                stacklevel=2,
+            )
+            continue
+        _plugins[name] = entry_point
+
+
+def _load_plugin(name: str) -> OptimizerSpec | None:
+    """Turn an entry point into a spec; a broken plug-in is one warning and its name is gone."""
+    if name in _specs:
+        return _specs[name]
+    entry_point = _plugins.pop(name)
+    try:
+        loaded = entry_point.load()
+        spec = loaded if isinstance(loaded, OptimizerSpec) else spec_of(loaded, name)
+    except Exception as error:  # a stranger's module may raise anything; it must not break ours
+        warnings.warn(f"The plug-in {entry_point.value} for {name!r} does not load: {error}", stacklevel=2)
+        return None
+    _add(spec, replace=False)
+    return spec
+
+
+def _class_path(path: str) -> OptimizerSpec:
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise MissingPackageError(f"{path}: the module {module_name!r} does not import ({error}).") from error
+    except ValueError as error:
+        raise UnknownOptimizerError(f"{path!r} is not a class path; write it as package.module:Class.") from error
+    constructor = getattr(module, attribute, None)
+    if not callable(constructor):
+        raise UnknownOptimizerError(
+            f"The module {module_name!r} has no optimizer {attribute!r}.{did_you_mean(attribute, dir(module))}"
+        )
+    return spec_of(constructor, path)

@@ -1,0 +1,161 @@
+"""Which value each hyperparameter gets, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from anyoptim.arguments import accepted_keys, check, choose_implementation, read_items, typed
+from anyoptim.errors import OptimArgsError
+from anyoptim.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec, Traits
+
+CHANGEABLE_DEFAULTS = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
+"""TrainingArguments' own defaults of the fields that may only apply once the user changed them."""
+
+
+class Fields:
+    """The fields of a ``TrainingArguments``, of any object with its field names, or of a mapping.
+
+    Args:
+        args: where to read them; ``None`` has none.
+    """
+
+    def __init__(self, args: object | None) -> None:
+        self._args = args
+
+    def get(self, name: str, default: object = None) -> object:
+        """Return a field, or ``default`` where it is absent."""
+        if isinstance(self._args, Mapping):
+            return self._args.get(name, default)
+        return getattr(self._args, name, default)
+
+    def number(self, name: str) -> float | None:
+        """Return a numeric field, or ``None`` where it is absent or no number."""
+        value = self.get(name)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The value of one hyperparameter and its source: default, TrainingArguments, optim_args or override."""
+
+    value: object
+    source: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The hyperparameters of one plan.
+
+    Args:
+        implementation: which one is built.
+        values: a setting for every hyperparameter of it, in its order.
+    """
+
+    implementation: Implementation
+    values: Mapping[str, Setting]
+
+    def __getitem__(self, name: str) -> object:
+        return self.values[name].value
+
+    def get(self, name: str, default: object = None) -> object:
+        """Return a hyperparameter's value, or ``default`` where the optimizer has none of that name."""
+        return self.values[name].value if name in self.values else default
+
+    def number(self, name: str) -> float | None:
+        """Return a hyperparameter that is a number, or ``None``."""
+        value = self.get(name)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    def of_scope(self, scope: str) -> dict[str, object]:
+        """Return the values of the hyperparameters of one scope, "optimizer" or "target"."""
+        return {
+            each.name: self.values[each.name].value
+            for each in self.implementation.hyperparameters
+            if each.scope == scope
+        }
+
+
+def resolve(spec: OptimizerSpec, fields: Fields, optim_args: object, overrides: Mapping[str, object]) -> Settings:
+    """Decide every hyperparameter: overrides, then ``optim_args``, then fields of args, then the defaults.
+
+    Args:
+        spec: the optimizer.
+        fields: TrainingArguments, or what stands for it.
+        optim_args: text, mapping or ``None``.
+        overrides: keywords of ``get_optimizer`` or ``plan``.
+
+    Raises:
+        OptimArgsError: a value is unknown, of the wrong type, out of range, or missing.
+    """
+    items = read_items(optim_args, spec.name)  # type: ignore[arg-type]  # it refuses what is no text or mapping
+    implementation = choose_implementation({**items, **overrides}, spec)
+    values = {each.name: Setting(each.default, "default") for each in implementation.hyperparameters}
+    layers = (
+        ("TrainingArguments", _from_fields(spec, implementation, fields)),
+        ("optim_args", typed(items, spec, implementation)),
+        ("override", typed(overrides, spec, implementation)),
+    )
+    for source, layer in layers:
+        for key, value in layer.items():
+            if key in values:
+                values[key] = Setting(value, source)
+            elif key != "implementation":  # beta1, beta2: one element of betas
+                number = int(key.removeprefix("beta"))
+                values["betas"] = Setting(_with_element(values["betas"].value, number, value), source)
+    for name, setting in values.items():
+        if setting.value is REQUIRED:
+            raise OptimArgsError(f"{spec.name} needs {name}: give it in optim_args, as '{name}=...'.")
+    return Settings(implementation, values)
+
+
+def _from_fields(spec: OptimizerSpec, implementation: Implementation, fields: Fields) -> dict[str, object]:
+    accepted = accepted_keys(implementation)
+    found: dict[str, object] = {}
+    for field, key in _fields_that_apply(spec.traits, accepted, fields):
+        found[key] = check(fields.get(field), accepted[key], spec.name, f"from TrainingArguments.{field}")
+    warmup = warmup_steps(fields)
+    if "warmup_steps" in accepted and warmup is not None:
+        found["warmup_steps"] = warmup
+    return found
+
+
+def _fields_that_apply(
+    traits: Traits, accepted: Mapping[str, Hyperparameter], fields: Fields
+) -> Iterator[tuple[str, str]]:
+    for field, key in (("learning_rate", "lr"), ("weight_decay", "weight_decay")):
+        if field in fields and key in accepted:
+            yield field, key
+    for field, key in (("adam_beta1", "beta1"), ("adam_beta2", "beta2"), ("adam_epsilon", "eps")):
+        # Adafactor's and AdaLomo's eps is a pair of other meaning
+        if field not in fields or key not in accepted or accepted[key].type is not float:
+            continue
+        if traits.adam_fields or fields.get(field) != CHANGEABLE_DEFAULTS[field]:
+            yield field, key
+
+
+def warmup_steps(fields: Fields) -> int | float | None:
+    """Return the warmup as steps; as a ratio below 1 while the number of training steps is unknown.
+
+    transformers 5 holds a ratio in ``warmup_steps`` below 1, 4.57 in ``warmup_ratio``.
+    """
+    steps = fields.number("warmup_steps")
+    ratio = fields.number("warmup_ratio")
+    if steps is not None and steps >= 1:
+        return int(steps)
+    if steps:
+        ratio = steps
+    if not ratio:
+        return None if steps is None else 0
+    total = fields.number("max_steps")
+    return ceil(total * ratio) if total is not None and total > 0 else ratio
+
+
+def _with_element(betas: object, number: int, value: object) -> tuple[object, ...]:
+    elements = list(betas) if isinstance(betas, (tuple, list)) else []
+    elements[number - 1] = value
+    return tuple(elements)

@@ -1,0 +1,292 @@
+"""What one optimizer name means, as plain data that imports neither torch nor the package behind it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+from anyoptim.errors import MissingPackageError, OptimError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED: Final = _Required()
+"""The default of a hyperparameter that has none."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers a hyperparameter may take; ``str()`` writes it as mathematics does."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f"{'>' if self.open_low else '>='} {self.low:g}"
+        return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One keyword that ``optim_args`` accepts.
+
+    Args:
+        name: the name in the paper or the backing constructor.
+        type: its annotation (``float``, ``bool | None``, ``tuple[float, float]``, ``Literal[...]``,
+            ``"torch.dtype"``), which decides how text is read. ``None``: read by the look of it.
+        default: the value when nobody sets it, or ``REQUIRED``.
+        help: one line for a person.
+        within: the allowed range, of each element for a tuple.
+        scope: ``"optimizer"``: a constructor keyword, for every group. ``"target"``: a key of the
+            groups that hold target modules only.
+    """
+
+    name: str
+    type: object
+    default: object = REQUIRED
+    help: str = ""
+    within: Interval | None = None
+    scope: Literal["optimizer", "target"] = "optimizer"
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to build an optimizer.
+
+    Args:
+        name: ``"native"`` (in ``anyoptim.engines``) or ``"upstream"`` (the package's own class).
+        target: ``"module:attribute"`` of the class or factory, imported by :meth:`load` only; or the
+            object itself, when the user holds it already.
+        hyperparameters: what its constructor takes besides parameters.
+        package: the distribution it comes from, as pip names it.
+        licence: the SPDX name of that package's licence.
+        extra: the extra of anyoptim that installs ``package``; empty when it is a core dependency.
+        takes_model: the constructor's first argument is the model, not param groups.
+        refused: constructor keywords that would break the build, with the reason.
+    """
+
+    name: str
+    target: str | Callable[..., Optimizer]
+    hyperparameters: tuple[Hyperparameter, ...]
+    package: str
+    licence: str
+    extra: str = ""
+    takes_model: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def installed(self) -> bool:
+        """Whether the backing module can be found; does not import it."""
+        if not isinstance(self.target, str):
+            return True
+        top_level = self.target.partition(":")[0].partition(".")[0]
+        try:
+            return importlib.util.find_spec(top_level) is not None
+        except ValueError:  # a module that is blocked or half-imported has no __spec__
+            return False
+
+    @property
+    def pip_install(self) -> str:
+        """The command that installs what this implementation needs."""
+        return f"pip install {f'anyoptim[{self.extra}]' if self.extra else self.package}"
+
+    @property
+    def class_path(self) -> str:
+        """Where the class or factory lives, as ``module:Class``."""
+        return self.target if isinstance(self.target, str) else f"{self.target.__module__}:{self.target.__qualname__}"
+
+    def load(self) -> Callable[..., Optimizer]:
+        """Import and return the class or factory.
+
+        Raises:
+            MissingPackageError: the package is not installed.
+        """
+        if not isinstance(self.target, str):
+            return self.target
+        module_name, _, attribute = self.target.partition(":")
+        try:
+            with _root_logger_kept():
+                module = importlib.import_module(module_name)
+            loaded: Callable[..., Optimizer] = getattr(module, attribute)
+        except (ImportError, AttributeError) as error:
+            raise MissingPackageError(
+                f"{self.class_path} needs the package {self.package}, which does not import here ({error}). "
+                f"Install it: {self.pip_install}"
+            ) from error
+        return loaded
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Facts about an algorithm that planning, advice, tests and the demo are driven by.
+
+    Args:
+        needs_targets: a low-rank optimizer: ``optim_target_modules`` says which matrices it projects.
+        schedule_free: averages weights itself, so it wants a constant learning rate and has
+            ``train()`` and ``eval()`` modes.
+        fused_backward: updates parameters inside the backward pass, so gradients never exist together.
+        adam_fields: TrainingArguments' ``adam_beta1``, ``adam_beta2`` and ``adam_epsilon`` always apply,
+            as transformers does for this name; otherwise only those the user changed apply.
+    """
+
+    needs_targets: bool = False
+    schedule_free: bool = False
+    fused_backward: bool = False
+    adam_fields: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """What one name means.
+
+    Args:
+        name: lower snake case, or ``package/name``, or a class path ``module:Class``.
+        summary: one line for a person.
+        implementations: the first is the default.
+        traits: see :class:`Traits`.
+        paper: where the algorithm is published.
+        usual_lr: lowest and highest learning rate in common use; advice is given far outside of it.
+        aliases: other names for the same thing.
+    """
+
+    name: str
+    summary: str
+    implementations: tuple[Implementation, ...]
+    traits: Traits = Traits()
+    paper: str = ""
+    usual_lr: tuple[float, float] | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def default(self) -> Implementation:
+        """The implementation that is built unless ``implementation=`` names another."""
+        return self.implementations[0]
+
+    @property
+    def hyperparameters(self) -> tuple[Hyperparameter, ...]:
+        """The hyperparameters of the default implementation."""
+        return self.default.hyperparameters
+
+    @property
+    def package(self) -> str:
+        """The distribution behind the default implementation."""
+        return self.default.package
+
+    @property
+    def licence(self) -> str:
+        """The licence of that distribution."""
+        return self.default.licence
+
+    @property
+    def installed(self) -> bool:
+        """Whether the default implementation can be built here."""
+        return self.default.installed
+
+    def variant(
+        self,
+        name: str,
+        *,
+        summary: str | None = None,
+        aliases: tuple[str, ...] = (),
+        usual_lr: tuple[float, float] | None = None,
+        **defaults: object,
+    ) -> OptimizerSpec:
+        """Return a spec of another name that differs in hyperparameter defaults.
+
+        Raises:
+            OptimError: a default is given for a hyperparameter that no implementation has.
+        """
+        unknown = defaults.keys() - {
+            hyperparameter.name for each in self.implementations for hyperparameter in each.hyperparameters
+        }
+        if unknown:
+            raise OptimError(f"{self.name} has no hyperparameter {sorted(unknown)[0]!r} to vary.")
+        implementations = tuple(
+            replace(
+                each,
+                hyperparameters=tuple(
+                    replace(one, default=defaults.get(one.name, one.default)) for one in each.hyperparameters
+                ),
+            )
+            for each in self.implementations
+        )
+        return replace(
+            self,
+            name=name,
+            summary=summary or self.summary,
+            aliases=aliases,
+            usual_lr=usual_lr or self.usual_lr,
+            implementations=implementations,
+        )
+
+
+def hyperparameters_of(constructor: Callable[..., object]) -> tuple[Hyperparameter, ...]:
+    """Read hyperparameters from a constructor's signature, for optimizers that have no hand-written data.
+
+    Args:
+        constructor: a class or factory whose first argument is the parameters (or the model).
+    """
+    try:
+        signature = inspect.signature(constructor, eval_str=True)
+    except (NameError, TypeError):  # annotations that only a type checker can see
+        signature = inspect.signature(constructor)
+    return tuple(
+        Hyperparameter(
+            parameter.name,
+            _evaluated(parameter.annotation),
+            REQUIRED if parameter.default is parameter.empty else parameter.default,
+        )
+        for parameter in list(signature.parameters.values())[1:]
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    )
+
+
+def _evaluated(annotation: object) -> object:
+    """Return an annotation, or ``None`` where there is none or it is still text."""
+    return None if annotation is inspect.Parameter.empty or isinstance(annotation, str) else annotation
+
+
+def spec_of(constructor: Callable[..., Optimizer], name: str, *, summary: str = "") -> OptimizerSpec:
+    """Describe a class or factory under ``name``, taking hyperparameters from its signature."""
+    package = constructor.__module__.partition(".")[0]
+    doc = (inspect.getdoc(constructor) or "").partition("\n")[0]
+    implementation = Implementation(
+        name="upstream",
+        target=constructor,
+        hyperparameters=hyperparameters_of(constructor),
+        package=package,
+        licence="",
+    )
+    return OptimizerSpec(name=name, summary=summary or doc, implementations=(implementation,))
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Undo what an import does to the root logger: grokadamw calls ``logging.basicConfig``."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -1,0 +1,49 @@
+"""How values are written for a person and for JSON; imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+
+def format_bytes(count: int | None) -> str:
+    """Write a number of bytes for a person, in binary units."""
+    if count is None:
+        return "unknown"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}" if unit != "B" else f"{count} B"
+        size /= 1024
+    return f"{size:.3g} TiB"
+
+
+def plain(value: object) -> object:
+    """Return ``value`` if JSON can hold it, else its text."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return str(value)
+
+
+def collapse(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Write layers as ranges: ``model.layers.{0..31}.mlp.up_proj.weight``, with the names each stands for."""
+    templates: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        template = tuple("" if part.isdigit() else part for part in name.split("."))
+        templates.setdefault(template, []).append(name)
+    for template, members in templates.items():
+        columns = zip(*(member.split(".") for member in members), strict=True)
+        parts = [
+            part or _range({int(number) for number in column}) for part, column in zip(template, columns, strict=True)
+        ]
+        yield ".".join(parts), members
+
+
+def _range(found: set[int]) -> str:
+    numbers = sorted(found)
+    if len(numbers) == 1:
+        return str(numbers[0])
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{{{numbers[0]}..{numbers[-1]}}}"
+    return f"{{{','.join(map(str, numbers))}}}"
