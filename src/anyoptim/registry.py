@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from anyoptim.errors import MissingPackageError, OptimError, UnknownOptimizerError, did_you_mean
 from anyoptim.spec import OptimizerSpec, spec_of
@@ -195,8 +196,15 @@ def _class_path(path: str) -> OptimizerSpec:
     except ValueError as error:
         raise UnknownOptimizerError(f"{path!r} is not a class path; write it as package.module:Class.") from error
     constructor = getattr(module, attribute, None)
-    if not callable(constructor):
+    if not _makes_optimizers(constructor):
+        optimizers = [name for name in dir(module) if _makes_optimizers(getattr(module, name, None))]
         raise UnknownOptimizerError(
-            f"The module {module_name!r} has no optimizer {attribute!r}.{did_you_mean(attribute, dir(module))}"
+            f"The module {module_name!r} has no optimizer {attribute!r}.{did_you_mean(attribute, optimizers)}"
         )
     return spec_of(constructor, path)
+
+
+def _makes_optimizers(candidate: Any) -> bool:
+    from torch.optim import Optimizer
+
+    return issubclass(candidate, Optimizer) if isinstance(candidate, type) else inspect.isfunction(candidate)

@@ -57,6 +57,8 @@ def type_name(annotation: object) -> str:
         return f"a list of {type_name(arguments[0])}"
     if _is_dtype(annotation):
         return "a torch dtype"
+    if get_origin(annotation) is Callable:
+        return "functions (from Python only)"
     for types_, name in ((_ANYTHING, "any value"), ((type(None),), "none"), ((bool,), "true or false")):
         if annotation in types_:
             return name
@@ -130,7 +132,9 @@ def _read_by_look(case: _Case) -> object:
         return None
     if case.word in (_TRUE | _FALSE) - {"0", "1"}:
         return case.word in _TRUE
-    for annotation in (int, float, tuple):
+    if case.value.lstrip()[:1] in ("(", "["):
+        return case.part(case.value, tuple)
+    for annotation in (int, float):
         try:
             return case.part(case.value, annotation)
         except OptimArgsError:

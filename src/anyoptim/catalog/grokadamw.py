@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anyoptim.catalog._shared import FRACTION, NON_NEGATIVE, betas, eps, lr, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec
 
@@ -28,9 +30,9 @@ SPECS = (
                     Hyperparameter("gamma", float, 0.1, "decay of beta1 over layers", FRACTION),
                     Hyperparameter(
                         "grokking_signal_fns",
-                        list[object] | None,
+                        list[Callable[[], float]] | None,
                         None,
-                        "functions without arguments; from Python only",
+                        "each returns a signal; their mean counts",
                     ),
                     Hyperparameter(
                         "grokking_signal_decay_rate", float, 0.1, "how fast the signal lowers alpha", NON_NEGATIVE

@@ -66,7 +66,7 @@ SPECS = (
         name="adalomo",
         summary="AdaLomo: adaptive LOMO with a factored second moment, updates inside the backward pass",
         paper="arXiv 2310.10195",
-        usual_lr=(1e-4, 1e-2),
+        usual_lr=(1e-4, 3e-2),
         aliases=("lomo_optim/adalomo",),
         traits=Traits(fused_backward=True),
         implementations=(

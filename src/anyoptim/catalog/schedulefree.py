@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import FOREACH, NON_NEGATIVE, betas, eps, flag, lr, weight_decay
+from anyoptim.catalog._shared import NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _WARMUP = Hyperparameter("warmup_steps", int, 0, "steps of the optimizer's own linear warmup", NON_NEGATIVE)
@@ -10,6 +10,7 @@ _AVERAGING = (
     Hyperparameter("r", float, 0.0, "power of the step in the average's weights"),
     Hyperparameter("weight_lr_power", float, 2.0, "power of the learning rate in the average's weights"),
 )
+_FOREACH = optional_flag("foreach", "update all tensors in batched calls", default=True)
 _L2 = weight_decay(help="L2 penalty, taken at the training weights")
 
 
@@ -20,7 +21,7 @@ def _schedule_free(name: str, *hyperparameters: Hyperparameter) -> tuple[Impleme
             target=f"schedulefree:{name}",
             package="schedulefree",
             licence="Apache-2.0",
-            hyperparameters=(*hyperparameters, _L2, *_AVERAGING, FOREACH),
+            hyperparameters=(*hyperparameters, _L2, *_AVERAGING, _FOREACH),
         ),
     )
 
@@ -54,7 +55,7 @@ SPECS = (
         name="schedule_free_sgd",
         summary="Schedule-free SGD: no learning-rate schedule",
         paper="arXiv 2405.15682",
-        usual_lr=(1e-2, 5.0),
+        usual_lr=(1e-2, 1.0),
         aliases=("schedulefree/sgd",),
         traits=Traits(schedule_free=True),
         implementations=_schedule_free(

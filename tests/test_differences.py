@@ -1,0 +1,176 @@
+"""docs/differences.md, line by line: what transformers does and what anyoptim does."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import arguments, data, inner, llama, needs_of
+from transformers import Trainer
+
+import anyoptim
+
+pytestmark = pytest.mark.trainer
+
+LOW_RANK = {"optim": "apollo_adamw", "optim_target_modules": ["attn", "mlp"]}
+
+
+def built(tmp_path: Path, *, enabled: bool, **fields: Any) -> torch.optim.Optimizer:
+    with anyoptim.enable() if enabled else contextlib.nullcontext():
+        trainer = Trainer(llama(), arguments(tmp_path, **fields), train_dataset=data())
+        return inner(trainer.create_optimizer())
+
+
+def both(tmp_path: Path, **fields: Any) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    return built(tmp_path, enabled=False, **fields), built(tmp_path, enabled=True, **fields)
+
+
+def values(optimizer: torch.optim.Optimizer, key: str) -> list[Any]:
+    return [group.get(key) for group in optimizer.param_groups]
+
+
+def test_weight_decay_of_low_rank_groups(tmp_path: Path) -> None:
+    theirs, ours = both(tmp_path, weight_decay=0.1, **LOW_RANK)
+    assert values(theirs, "weight_decay") == [0.0, 0.0]
+    assert values(ours, "weight_decay") == [0.1, 0.0, 0.1]
+
+
+def test_betas_of_the_other_groups_beside_low_rank_ones(tmp_path: Path) -> None:
+    theirs, ours = both(tmp_path, adam_beta1=0.8, adam_beta2=0.95, **LOW_RANK)
+    assert values(theirs, "betas") == [(0.9, 0.999), (0.8, 0.95)]
+    assert values(ours, "betas") == [(0.8, 0.95)] * 3
+
+
+def test_frozen_parameters_in_low_rank_groups(tmp_path: Path) -> None:
+    counts = []
+    for enabled in (False, True):
+        model = llama()
+        model.model.embed_tokens.requires_grad_(False)
+        with anyoptim.enable() if enabled else contextlib.nullcontext():
+            optimizer = Trainer(model, arguments(tmp_path, **LOW_RANK), train_dataset=data()).create_optimizer()
+        counts.append(sum(len(group["params"]) for group in optimizer.param_groups))
+    total = len(list(llama().parameters()))
+    assert counts == [total, total - 1]
+
+
+def test_default_rank_of_apollo(tmp_path: Path) -> None:
+    theirs, ours = both(tmp_path, **LOW_RANK)
+    assert theirs.param_groups[-1]["rank"] == 128
+    assert ours.param_groups[-1]["rank"] == 256
+
+
+@pytest.mark.parametrize("name", ["lomo", "grokadamw"])
+def test_weight_decay_dropped_or_betas_ignored(name: str, tmp_path: Path) -> None:
+    fields = {**needs_of(name), "optim": name, "weight_decay": 0.1, "adam_beta1": 0.8}
+    theirs, ours = both(tmp_path, **fields)
+    if name == "lomo":
+        assert theirs.weight_decay == 0.0
+        assert set(values(ours, "weight_decay")) == {0.1, 0.0}
+    else:
+        assert set(values(theirs, "betas")) == {(0.9, 0.999)}
+        assert set(values(ours, "betas")) == {(0.8, 0.999)}
+
+
+@pytest.mark.parametrize("key", ["kahan_sum", "decouple_lr"])
+def test_false_means_false(key: str, tmp_path: Path) -> None:
+    theirs, ours = both(tmp_path, optim="stable_adamw", optim_args=f"{key}=False")
+    assert set(values(theirs, key)) == {True}
+    assert set(values(ours, key)) == {False}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "ignored", "applied"),
+    [
+        ("adamw_torch", "amsgrad=true", "amsgrad", False, True),
+        ("adamw_torch", "eps=1e-6", "eps", 1e-8, 1e-6),
+        ("adafactor", "clip_threshold=0.5", "clip_threshold", 1.0, 0.5),
+        ("adafactor", "scale_parameter=true", "scale_parameter", False, True),
+        ("schedule_free_sgd", "momentum=0.8", "momentum", 0.9, 0.8),
+        ("schedule_free_adamw", "foreach=false", "foreach", True, False),
+        ("grokadamw", "eps=1e-6", "eps", 1e-8, 1e-6),
+        ("lomo", "clip_grad_value=0.5", "clip_grad_value", None, 0.5),
+    ],
+)
+def test_ignored_optim_args(name: str, text: str, key: str, ignored: Any, applied: Any, tmp_path: Path) -> None:
+    theirs, ours = both(tmp_path, optim=name, optim_args=text)
+    assert set(values(theirs, key)) == {ignored}
+    assert set(values(ours, key)) == {applied}
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "adafactor", "sgd", "stable_adamw", "schedule_free_adamw"])
+def test_unknown_optim_args(name: str, tmp_path: Path) -> None:
+    built(tmp_path, enabled=False, optim=name, optim_args="no_such_key=1")
+    with pytest.raises(anyoptim.OptimArgsError, match="no_such_key"):
+        built(tmp_path, enabled=True, optim=name, optim_args="no_such_key=1")
+
+
+def test_weight_decay_in_optim_args(tmp_path: Path) -> None:
+    theirs, ours = both(tmp_path, optim="sgd", optim_args="weight_decay=0.1")
+    assert values(theirs, "weight_decay") == [0.0, 0.0]
+    assert values(ours, "weight_decay") == [0.1, 0.0]
+
+
+@pytest.mark.parametrize(
+    "text", ["betas=(0.9,0.95)", "eps=1e-6,", '{"eps": 1e-6}', "  "], ids=["tuple", "trailing comma", "json", "blank"]
+)
+def test_forms_of_optim_args_that_break_theirs(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        built(tmp_path, enabled=False, optim="adamw_torch", optim_args=text)
+    built(tmp_path, enabled=True, optim="adamw_torch", optim_args=text)
+
+
+def test_repeated_optim_args(tmp_path: Path) -> None:
+    theirs = built(tmp_path, enabled=False, optim="sgd", optim_args="momentum=0.5,momentum=0.9")
+    assert set(values(theirs, "momentum")) == {0.9}
+    with pytest.raises(anyoptim.OptimArgsError, match="'momentum' twice"):
+        built(tmp_path, enabled=True, optim="sgd", optim_args="momentum=0.5,momentum=0.9")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("rank=0", "rank must be >= 1"), ("scale_type=tensr", "Did you mean 'tensor'")]
+)
+def test_apollo_arguments_out_of_range(text: str, message: str, tmp_path: Path) -> None:
+    built(tmp_path, enabled=False, optim_args=text, **LOW_RANK)
+    with pytest.raises(anyoptim.OptimArgsError, match=message):
+        built(tmp_path, enabled=True, optim_args=text, **LOW_RANK)
+
+
+def test_a_warmup_ratio_of_schedule_free(tmp_path: Path) -> None:
+    import transformers
+
+    new = int(transformers.__version__.partition(".")[0]) >= 5
+    ratio = {"warmup_steps" if new else "warmup_ratio": 0.1}
+    theirs, ours = both(tmp_path, optim="schedule_free_adamw", **ratio)
+    assert set(values(theirs, "warmup_steps")) == {0.1 if new else 0}
+    assert set(values(ours, "warmup_steps")) == {2}
+
+
+def test_one_target_pattern_of_several_matches_nothing(tmp_path: Path) -> None:
+    fields = {"optim": "apollo_adamw", "optim_target_modules": ["attn", "q_prj"]}
+    built(tmp_path, enabled=False, **fields)
+    with pytest.raises(anyoptim.TargetModulesError, match="'q_prj' matches no module. Did you mean 'q_proj'"):
+        built(tmp_path, enabled=True, **fields)
+
+
+def test_adalomo_on_a_machine_without_cuda(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises((AssertionError, RuntimeError)):
+            built(tmp_path, enabled=False, optim="adalomo")
+    assert type(built(tmp_path, enabled=True, optim="adalomo")).__module__ == "anyoptim.engines.adalomo"
+
+
+def test_the_guides_spelling(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a valid"):
+        built(tmp_path, enabled=False, optim="schedule_free_radamw")
+    built(tmp_path, enabled=True, optim="schedule_free_radamw")
+
+
+def test_every_difference_names_a_test_of_this_file() -> None:
+    page = Path(__file__).parents[1] / "docs" / "differences.md"
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+    here = {name for name in globals() if name.startswith("test_")} - {"test_every_difference_names_a_test_of_this_file"}
+    assert named == here

@@ -1,0 +1,197 @@
+"""What enable() installs, and that disable() leaves transformers as it was found."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from toys import arguments, data, inner, llama, needs_of, train
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+import anyoptim
+
+pytestmark = pytest.mark.trainer
+
+
+def footprint() -> dict[str, object]:
+    """Everything that enable() may touch."""
+    return {
+        "attributes": {key: value for key, value in vars(OptimizerNames).items() if not isinstance(value, (dict, list))},
+        "members": list(OptimizerNames),
+        "names": list(OptimizerNames._member_names_),
+        "map": dict(OptimizerNames._member_map_),
+        "values": dict(OptimizerNames._value2member_map_),
+        "missing": OptimizerNames._missing_,
+        "get_optimizer_cls_and_kwargs": vars(Trainer)["get_optimizer_cls_and_kwargs"],
+        "create_scheduler": vars(Trainer)["create_scheduler"],
+        "backward": vars(Accelerator)["backward"],
+    }
+
+
+def test_disable_restores_everything() -> None:
+    before = footprint()
+    anyoptim.enable()
+    assert footprint() != before
+    OptimizerNames("torch.optim:NAdam")  # a class path becomes a member too
+    anyoptim.disable()
+    assert footprint() == before
+    with pytest.raises(ValueError, match="apollo_mini"):
+        OptimizerNames("apollo_mini")
+
+
+def test_enable_and_disable_are_idempotent() -> None:
+    before = footprint()
+    anyoptim.disable()
+    assert footprint() == before
+    anyoptim.enable()
+    once = footprint()
+    anyoptim.enable()
+    assert footprint() == once
+    anyoptim.disable()
+    anyoptim.disable()
+    assert footprint() == before
+
+
+def test_the_context_manager_ends_only_what_it_began() -> None:
+    before = footprint()
+    with anyoptim.enable():
+        with anyoptim.enable():
+            pass
+        assert OptimizerNames("apollo_mini") == "apollo_mini"
+    assert footprint() == before
+
+
+def test_a_failing_enable_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = footprint()
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "accelerate", None)
+        with pytest.raises(ImportError):
+            anyoptim.enable()
+    assert footprint() == before
+    with anyoptim.enable():
+        assert OptimizerNames("apollo_mini") == "apollo_mini"
+
+
+@pytest.mark.usefixtures("enabled")
+def test_members_are_real_ones() -> None:
+    member = OptimizerNames("apollo_mini")
+    assert isinstance(member, OptimizerNames)
+    assert isinstance(member, str)
+    assert member is OptimizerNames["APOLLO_MINI"]
+    assert member in list(OptimizerNames)
+    assert member.value == "apollo_mini"
+    assert member.name == "APOLLO_MINI"
+    assert json.dumps(member) == '"apollo_mini"'
+    assert "apollo_mini" in [each.value for each in OptimizerNames]
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("spelling", ["Schedule-Free-RAdamW", "schedule-free-radamw", " SCHEDULE_FREE_RADAMW "])
+def test_other_spellings_in_training_arguments(spelling: str, tmp_path: Path) -> None:
+    assert arguments(tmp_path, optim=spelling).optim == "schedule_free_radamw"
+
+
+@pytest.mark.usefixtures("enabled")
+def test_transformers_own_names_stay_its_own(tmp_path: Path) -> None:
+    args = arguments(tmp_path, optim="Paged-AdamW-8bit")
+    assert args.optim is OptimizerNames.PAGED_ADAMW_8BIT
+    assert str(args.optim.value) not in anyoptim.list_optimizers()
+
+
+@pytest.mark.usefixtures("enabled")
+def test_an_unknown_name_gets_the_closest(tmp_path: Path) -> None:
+    with pytest.raises(anyoptim.UnknownOptimizerError, match="Did you mean 'apollo_adamw'"):
+        arguments(tmp_path, optim="apolo_adamw")
+
+
+@pytest.mark.usefixtures("enabled")
+def test_a_class_path_trains(tmp_path: Path) -> None:
+    args = arguments(tmp_path, optim="torch.optim:NAdam", optim_args="momentum_decay=0.01", learning_rate=1e-3)
+    trainer = train(llama(), TrainingArguments(**args.to_dict()))
+    assert type(inner(trainer.optimizer)) is torch.optim.NAdam
+    assert {group["momentum_decay"] for group in trainer.optimizer.param_groups} == {0.01}
+
+
+@pytest.mark.usefixtures("enabled", "restored_registry")
+def test_a_name_registered_after_enable_counts_too(tmp_path: Path) -> None:
+    @anyoptim.register("my_sgd")
+    class MySGD(torch.optim.SGD):
+        def __init__(self, params: object, lr: float = 0.1, momentum: float = 0.5) -> None:
+            super().__init__(params, lr=lr, momentum=momentum)  # type: ignore[arg-type]
+
+    (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(
+        ["--output_dir", str(tmp_path), "--optim", "my_sgd", "--use_cpu", "true"]
+    )
+    optimizer = Trainer(llama(), args, train_dataset=data()).create_optimizer()
+    assert type(optimizer) is MySGD
+
+
+@pytest.mark.usefixtures("enabled")
+def test_training_args_bin_loads_where_anyoptim_is_not(tmp_path: Path) -> None:
+    args = arguments(tmp_path, optim="apollo_mini", optim_target_modules="all-linear")
+    trainer = train(llama(), args)
+    trainer.save_model(str(tmp_path / "saved"))
+    program = (
+        "import sys, torch\n"
+        "sys.modules['anyoptim'] = None\n"
+        f"args = torch.load({str(tmp_path / 'saved' / 'training_args.bin')!r}, weights_only=False)\n"
+        "assert type(args.optim) is str and args.optim == 'apollo_mini', repr(args.optim)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.usefixtures("enabled")
+def test_arguments_survive_pickle_and_copy(tmp_path: Path) -> None:
+    args = arguments(tmp_path, optim="apollo_mini", optim_target_modules="all-linear")
+    assert pickle.loads(pickle.dumps(args)).optim == "apollo_mini"
+    assert copy.deepcopy(args).optim == "apollo_mini"
+    own = pickle.loads(pickle.dumps(arguments(tmp_path, optim="adamw_torch")))
+    assert own.optim is OptimizerNames.ADAMW_TORCH
+
+
+@pytest.mark.usefixtures("enabled")
+def test_a_plain_backward_of_accelerate_is_untouched() -> None:
+    model = llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    batch = data()[0]["input_ids"].unsqueeze(0)
+    accelerator.backward(model(input_ids=batch, labels=batch).loss)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_without_enable_transformers_still_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a valid OptimizerNames"):
+        TrainingArguments(output_dir=str(tmp_path), optim="schedule_free_radamw")
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"optim": "adamw_torch", "optim_args": "esp=1e-6"}, anyoptim.OptimArgsError, "Did you mean 'eps'"),
+        ({"optim": "apollo_adamw"}, anyoptim.TargetModulesError, "needs optim_target_modules"),
+        ({"optim": "lomo", "fp16": True}, anyoptim.UnsupportedError, "bf16"),
+    ],
+)
+def test_a_refused_trainer_leaves_the_model_alone(
+    fields: dict[str, object], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    model = llama()
+    defaults = needs_of("adamw_torch")
+    args = arguments(tmp_path, **{**defaults, **{key: value for key, value in fields.items() if key != "fp16"}})
+    args.fp16 = bool(fields.get("fp16"))
+    trainer = Trainer(model, arguments(tmp_path), train_dataset=data())
+    trainer.args = args
+    with pytest.raises(error, match=message):
+        trainer.create_optimizer()
+    assert trainer.optimizer is None
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())

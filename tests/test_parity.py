@@ -1,0 +1,55 @@
+"""Where transformers builds an optimizer correctly, enabling anyoptim changes no bit of the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from toys import MODELS, arguments, inner, needs_of, same_weights, train, weights
+
+import anyoptim
+
+NAMES = [
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+    "schedule_free_adamw",
+    "schedule_free_radam",
+    "schedule_free_sgd",
+    "stable_adamw",
+]
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("architecture", MODELS)
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_bit_equal_after_20_steps(
+    name: str, architecture: str, weight_decay: float, tmp_path: Path
+) -> None:
+    results = []
+    for enabled in (False, True):
+        model = MODELS[architecture]()
+        fields = {**needs_of(name), "weight_decay": weight_decay, "warmup_steps": 5}
+        if enabled:
+            with anyoptim.enable():
+                trainer = train(model, arguments(tmp_path, optim=name, **fields))
+        else:
+            trainer = train(model, arguments(tmp_path, optim=name, **fields))
+        results.append((trainer, weights(model)))
+    (theirs, their_weights), (ours, our_weights) = results
+    assert type(inner(ours.optimizer)) is type(inner(theirs.optimizer))
+    assert same_weights(our_weights, their_weights)
+    assert not same_weights(our_weights, weights(MODELS[architecture]()))
+    assert settings_of(inner(ours.optimizer)) == settings_of(inner(theirs.optimizer))
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, object]]:
+    return [
+        {key: value for key, value in group.items() if key != "params"} | {"tensors": len(group["params"])}
+        for group in optimizer.param_groups
+    ]
