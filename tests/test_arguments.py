@@ -16,9 +16,7 @@ from anyoptim.arguments import accepted_keys
 from anyoptim.spec import REQUIRED
 
 NAMES = anyoptim.list_optimizers()
-KEYS = [
-    (name, key) for name in NAMES for key in accepted_keys(anyoptim.optimizer_info(name).default)
-]
+KEYS = [(name, key) for name in NAMES for key in accepted_keys(anyoptim.optimizer_info(name).default)]
 
 
 class Everything(torch.optim.SGD):
@@ -37,9 +35,9 @@ class Everything(torch.optim.SGD):
         words: list[str] | None = None,
         word: str = "plain",
         dtype: torch.dtype = torch.float32,
-        untyped=0.5,  # noqa: ANN001
-        untyped_whole=1,  # noqa: ANN001
-        anything=None,  # noqa: ANN001
+        untyped=0.5,
+        untyped_whole=1,
+        anything=None,
     ) -> None:
         super().__init__(params, lr=lr)
 
@@ -236,7 +234,9 @@ def _numbers(value: Any) -> list[float]:
 @given(
     st.text()
     | st.text(alphabet="lrstepwod,=()[]{}'\" 0123456789.e-+:truefalsn", max_size=40)
-    | st.lists(st.sampled_from(["lr", "steps", "flag", "pair", "word", "zzz", "dtype", "anything"]), max_size=4).flatmap(
+    | st.lists(
+        st.sampled_from(["lr", "steps", "flag", "pair", "word", "zzz", "dtype", "anything"]), max_size=4
+    ).flatmap(
         lambda keys: st.tuples(*(st.text(alphabet="0123456789.e-()[],'\"anyof=", max_size=8) for _ in keys)).map(
             lambda values: ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
         )

@@ -152,7 +152,7 @@ def test_a_warmup_ratio_of_schedule_free(tmp_path: Path) -> None:
 def test_one_target_pattern_of_several_matches_nothing(tmp_path: Path) -> None:
     fields = {"optim": "apollo_adamw", "optim_target_modules": ["attn", "q_prj"]}
     built(tmp_path, enabled=False, **fields)
-    with pytest.raises(anyoptim.TargetModulesError, match="'q_prj' matches no module. Did you mean 'q_proj'"):
+    with pytest.raises(anyoptim.TargetModulesError, match=r"'q_prj' matches no module\. Did you mean 'q_proj'"):
         built(tmp_path, enabled=True, **fields)
 
 
@@ -172,5 +172,7 @@ def test_the_guides_spelling(tmp_path: Path) -> None:
 def test_every_difference_names_a_test_of_this_file() -> None:
     page = Path(__file__).parents[1] / "docs" / "differences.md"
     named = set(re.findall(r"`(test_\w+)`", page.read_text()))
-    here = {name for name in globals() if name.startswith("test_")} - {"test_every_difference_names_a_test_of_this_file"}
+    here = {name for name in globals() if name.startswith("test_")} - {
+        "test_every_difference_names_a_test_of_this_file"
+    }
     assert named == here

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.trainer
 def footprint() -> dict[str, object]:
     """Everything that enable() may touch."""
     return {
-        "attributes": {key: value for key, value in vars(OptimizerNames).items() if not isinstance(value, (dict, list))},
+        "attributes": {
+            key: value for key, value in vars(OptimizerNames).items() if not isinstance(value, (dict, list))
+        },
         "members": list(OptimizerNames),
         "names": list(OptimizerNames._member_names_),
         "map": dict(OptimizerNames._member_map_),

@@ -33,12 +33,7 @@ pytestmark = [pytest.mark.trainer, pytest.mark.usefixtures("enabled")]
 
 
 def from_command_line(fields: dict[str, Any]) -> TrainingArguments:
-    words = [
-        word
-        for key, value in fields.items()
-        if value not in (None, [])
-        for word in (f"--{key}", str(value))
-    ]
+    words = [word for key, value in fields.items() if value not in (None, []) for word in (f"--{key}", str(value))]
     return HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(words)[0]
 
 
@@ -47,10 +42,7 @@ def from_command_line(fields: dict[str, Any]) -> TrainingArguments:
 def test_each_name_trains(name: str, source: str, tmp_path: Path) -> None:
     fields = run_arguments(tmp_path, optim=name, max_steps=30, **needs_of(name))
     fields["report_to"] = "none"
-    if source == "HfArgumentParser":
-        args = from_command_line(fields)
-    else:
-        args = TrainingArguments(**fields)
+    args = from_command_line(fields) if source == "HfArgumentParser" else TrainingArguments(**fields)
     if source == "to_dict":
         args = TrainingArguments(**args.to_dict())
     assert args.optim == name

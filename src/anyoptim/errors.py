@@ -33,9 +33,10 @@ class MissingPackageError(OptimError, ImportError):
 def did_you_mean(wrong: str, known: Iterable[str], *, count: int = 3) -> str:
     """Return " Did you mean 'x' or 'y'?" for the names of ``known`` closest to ``wrong``, or ""."""
     candidates = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(wrong, candidates, n=count, cutoff=0.6)
-    if not close:
-        close = [name for name in candidates if len(wrong) >= 3 and wrong in name][:count]
+    begun = sorted((name for name in candidates if len(wrong) >= 3 and name.startswith(wrong)), key=len)
+    inside = [name for name in candidates if len(wrong) >= 3 and wrong in name]
+    close = difflib.get_close_matches(wrong, candidates, n=count, cutoff=0.6) or inside
+    close = list(dict.fromkeys([*begun, *close]))[:count]
     if not close:
         return ""
     return f" Did you mean {' or '.join(repr(name) for name in close)}?"

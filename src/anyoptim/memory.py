@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def state_memory(plan: Plan) -> StateMemory:
     try:
         # a stranger's step may raise anything under fake tensors: DataDependentOutputException is one of many
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return StateMemory(_after_one_step(plan, plan.groups), "first step on fake tensors")
+            return StateMemory(measured_state_bytes(_after_one_step(plan, plan.groups)), "first step on fake tensors")
     except Exception as reason:
         return _one_step_per_shape(plan, reason)
 
@@ -55,57 +56,59 @@ def state_memory(plan: Plan) -> StateMemory:
 def measured_state_bytes(optimizer: Optimizer) -> int:
     """Count the bytes of every tensor an optimizer holds besides parameters, wherever it keeps them."""
     seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    total = 0
-    held = [optimizer.state, *({**group, "params": None} for group in optimizer.param_groups)]
-    for tensor in _tensors(held, seen):
-        total += tensor.numel() * tensor.element_size()
-    return total
+    return _bytes_of(optimizer.state, seen) + _bytes_of_groups(optimizer, seen)
 
 
 def _one_step_per_shape(plan: Plan, reason: Exception) -> StateMemory:
-    total = 0
-    for group in plan.groups:
-        by_shape: dict[tuple[torch.Size, torch.dtype], int] = {}
-        for parameter in group["params"]:
-            key = (parameter.shape, parameter.dtype)
-            by_shape[key] = by_shape.get(key, 0) + 1
-        for (shape, dtype), count in by_shape.items():
-            if shape.numel() * dtype.itemsize > _LARGEST_REAL_STEP:
-                return StateMemory(None, f"a parameter of shape {tuple(shape)} is too large to try a real step on")
-            one: GroupDict = {**group, "params": [nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))]}
-            try:
-                total += count * _after_one_step(plan, [one])
-            except Exception as error:  # see state_memory
-                return StateMemory(None, f"no step could be tried: {error or reason!r}")
+    counts: list[Counter[tuple[torch.Size, torch.dtype]]] = [
+        Counter((each.shape, each.dtype) for each in group["params"]) for group in plan.groups
+    ]
+    largest = max((shape.numel() * dtype.itemsize for count in counts for shape, dtype in count), default=0)
+    if largest > _LARGEST_REAL_STEP:
+        return StateMemory(None, "a parameter is too large to try a real step on")
+    reduced: list[GroupDict] = [
+        {**group, "params": [nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")) for shape, dtype in count]}
+        for group, count in zip(plan.groups, counts, strict=True)
+    ]
+    try:
+        optimizer = _after_one_step(plan, reduced)
+    except Exception as error:  # see state_memory
+        return StateMemory(None, f"no step could be tried: {error or reason!r}")
+    seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    total = _bytes_of_groups(optimizer, seen)
+    for group, count in zip(optimizer.param_groups, counts, strict=True):
+        for parameter, times in zip(group["params"], count.values(), strict=True):
+            total += times * _bytes_of(optimizer.state.get(parameter), seen)
     return StateMemory(total, "a real step per parameter shape")
 
 
-def _after_one_step(plan: Plan, groups: list[GroupDict] | tuple[GroupDict, ...]) -> int:
+def _after_one_step(plan: Plan, groups: Sequence[GroupDict]) -> Optimizer:
+    """Build a plan's optimizer on stand-ins for the parameters of ``groups``, and let it step once."""
     stand_ins: list[GroupDict] = [
-        {
-            **group,
-            "params": [
-                nn.Parameter(torch.ones(each.shape, dtype=each.dtype, device="cpu")) for each in group["params"]
-            ],
-        }
+        {**group, "params": [nn.Parameter(torch.ones(each.shape, dtype=each.dtype)) for each in group["params"]]}
         for group in groups
     ]
-    constructor = plan.implementation.load()
-    if plan.implementation.takes_model:
-        model = nn.ParameterList([each for group in stand_ins for each in group["params"]])
-        optimizer = constructor(model, **plan.keywords)
-    else:
-        optimizer = constructor(stand_ins, **plan.keywords)
-    for group in stand_ins:
-        for parameter in group["params"]:
-            parameter.grad = torch.ones_like(parameter)
+    parameters = [parameter for group in stand_ins for parameter in group["params"]]
+    takes_model = plan.implementation.takes_model
+    optimizer = plan.implementation.load()(nn.ParameterList(parameters) if takes_model else stand_ins, **plan.keywords)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
     train = getattr(optimizer, "train", None)
     if callable(train):  # schedule-free optimizers refuse to step in eval mode
         train()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a package says at its first step, it says in training
         optimizer.step()
-    return measured_state_bytes(optimizer)
+    return optimizer
+
+
+def _bytes_of_groups(optimizer: Optimizer, seen: set[int]) -> int:
+    return _bytes_of([{**group, "params": None} for group in optimizer.param_groups], seen)
+
+
+def _bytes_of(held: object, seen: set[int]) -> int:
+    # a copy: the id of a temporary may come back as another object's
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(held, set(seen)))
 
 
 def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:

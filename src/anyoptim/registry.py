@@ -195,7 +195,7 @@ def _class_path(path: str) -> OptimizerSpec:
         raise MissingPackageError(f"{path}: the module {module_name!r} does not import ({error}).") from error
     except ValueError as error:
         raise UnknownOptimizerError(f"{path!r} is not a class path; write it as package.module:Class.") from error
-    constructor = getattr(module, attribute, None)
+    constructor: Any = getattr(module, attribute, None)
     if not _makes_optimizers(constructor):
         optimizers = [name for name in dir(module) if _makes_optimizers(getattr(module, name, None))]
         raise UnknownOptimizerError(

@@ -85,6 +85,10 @@ def route(model: nn.Module, target_modules: object, *, takes_targets: bool, opti
         OptimError: the model has no trainable parameter.
         TargetModulesError: targets are needed and missing, malformed, or a pattern chooses nothing.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise OptimError(
+            f"{optimizer}: the model has no trainable parameter; set requires_grad on what should be trained."
+        )
     patterns = _patterns(target_modules, optimizer) if takes_targets else []
     chosen, notes = _choose(model, patterns, optimizer) if patterns else ({}, [])
     norms = tuple(
@@ -98,10 +102,6 @@ def route(model: nn.Module, target_modules: object, *, takes_targets: bool, opti
         rule = chosen.get(name)
         decays = not _NO_DECAY.search(name.lower()) and name not in inside_norm
         routes.append(Route(name, parameter, rule is not None, decays, rule or "-"))
-    if not routes:
-        raise OptimError(
-            f"{optimizer}: the model has no trainable parameter; set requires_grad on what should be trained."
-        )
     if takes_targets:
         notes += _unreached_stacks(model, routes)
     return Routing(tuple(routes), tuple(notes))

@@ -1,0 +1,135 @@
+"""The command: every answer also as JSON, errors in one line, nothing heavy loaded before it is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toys import NAMES, TINY_LLAMA
+
+
+def anyoptim(*words: str, code: int = 0) -> str:
+    """Run the command in a process of its own, as a person does."""
+    done = subprocess.run([sys.executable, "-m", "anyoptim", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_list() -> None:
+    text = anyoptim("list")
+    assert all(name in text for name in NAMES)
+    assert [each["name"] for each in json.loads(anyoptim("list", "--json"))] == NAMES
+    assert [each["name"] for each in json.loads(anyoptim("list", "schedule*", "--installed", "--json"))] == [
+        name for name in NAMES if name.startswith("schedule")
+    ]
+    assert "CC-BY-NC-4.0" in anyoptim("list", "--package", "apollo-torch")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_info_in_this_process(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from anyoptim.cli.app import info
+
+    info(name)
+    assert name in capsys.readouterr().out
+    info(name, as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["hyperparameters"][0]["name"] == "lr"
+    assert answer["implementations"][0]["installed"]
+
+
+def test_info() -> None:
+    text = anyoptim("info", "Schedule-Free-RAdam")
+    assert "schedule_free_radamw" in text
+    assert "arXiv 2405.15682" in text
+
+
+def test_plan_of_a_preset() -> None:
+    text = anyoptim("plan", "apollo_adamw", "--model", "tiny-llama", "--optim-args", "rank=16", "--lr", "0.001")
+    assert "model.layers.{0..3}.self_attn.q_proj.weight" in text
+    assert "optimizer state" in text
+    assert "rank" in text
+
+
+def test_plan_of_a_config_file_and_a_folder(tmp_path: Path) -> None:
+    TINY_LLAMA.save_pretrained(tmp_path)
+    answers = []
+    for source in (tmp_path, tmp_path / "config.json"):
+        words = [
+            "plan",
+            "adamw_torch",
+            "--model",
+            str(source),
+            "--weight-decay",
+            "0.1",
+            "--dtype",
+            "bfloat16",
+            "--json",
+        ]
+        answers.append(json.loads(anyoptim(*words)))
+    assert answers[0] == answers[1]
+    assert answers[0]["hyperparameters"]["weight_decay"] == {"value": 0.1, "from": "TrainingArguments"}
+    elements = sum(a * b for a, b in (((p["shape"] + [1])[:2]) for p in answers[0]["parameters"]))
+    assert answers[0]["state_bytes"] == 4 * elements + 4 * len(answers[0]["parameters"])
+
+
+def test_plan_with_several_target_patterns() -> None:
+    words = ["plan", "apollo_mini", "--model", "tiny-llama", "--target-modules", "attn", "--target-modules", "mlp"]
+    rules = {each["rule"] for each in json.loads(anyoptim(*words, "--json"))["parameters"]}
+    assert rules == {"attn", "mlp", "-"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["info", "apolo_adamw"], "Did you mean 'apollo_adamw'"),
+        (["list", "nothing*"], "No optimizer matches"),
+        (["plan", "sgd", "--model", "tiny-lama"], "Did you mean 'tiny-llama'"),
+        (["plan", "sgd", "--model", "tiny-llama", "--optim-args", "momentun=1"], "Did you mean 'momentum'"),
+        (["plan", "apollo_adamw", "--model", "tiny-llama", "--target-modules", ".*atn.*"], "matches no module"),
+        (["plan", "sgd", "--model", "tiny-llama", "--dtype", "float99"], "must be a torch dtype"),
+        (["demo", "--optim", "no_such"], "No optimizer is called 'no_such'"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(words: list[str], sentence: str) -> None:
+    message = anyoptim(*words, code=1)
+    assert message.startswith("error: ")
+    assert sentence in message
+    assert "Traceback" not in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_a_wrong_option_is_exit_code_2() -> None:
+    assert "No such option" in anyoptim("list", "--no-such-option", code=2)
+
+
+@pytest.mark.parametrize("words", [["list"], ["info", "adamw_torch"], ["--help"]])
+def test_list_and_info_load_neither_torch_nor_transformers(words: list[str]) -> None:
+    program = (
+        "import sys\n"
+        f"sys.argv = ['anyoptim', *{words!r}]\n"
+        "from anyoptim.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_demo(tmp_path: Path) -> None:
+    output = tmp_path / "results"
+    text = anyoptim("demo", "--steps", "3", "--optim", "sgd", "--optim", "adalomo", "--output", str(output))
+    assert "adamw_torch" in text  # the baseline joins
+    assert "adalomo" in text
+    runs = json.loads((output / "results.json").read_text())
+    assert [run["name"] for run in runs] == ["adamw_torch", "sgd", "adalomo"]
+    assert all(len(run["losses"]) == 3 for run in runs)
+    assert (output / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_as_json(tmp_path: Path) -> None:
+    words = ["demo", "--steps", "2", "--optim", "adamw_torch", "--output", str(tmp_path), "--json"]
+    (run,) = json.loads(anyoptim(*words))
+    assert run["heldout_loss"] > 0
+    assert run["state_bytes"] > 0

@@ -1,0 +1,167 @@
+"""The plan: precedence, sources, memory, advice, and that building is the plan and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from architectures import architecture
+from torch import nn
+from toys import NAMES, llama, needs_of, plain_steps
+
+import anyoptim
+from anyoptim.memory import measured_state_bytes
+
+FAR = {"max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+
+
+def plan(name: str, model: nn.Module | None = None, args: Any = None, **overrides: Any) -> anyoptim.Plan:
+    if anyoptim.optimizer_info(name).traits.needs_targets:
+        overrides.setdefault("optim_target_modules", "all-linear")
+    return anyoptim.plan(name, model if model is not None else llama(), args, **overrides)
+
+
+@pytest.mark.parametrize(
+    ("args", "overrides", "value", "source"),
+    [
+        (None, {}, 1e-3, "default"),
+        ({"learning_rate": 2.0}, {}, 2.0, "TrainingArguments"),
+        ({"learning_rate": 2.0, "optim_args": "lr=3"}, {}, 3.0, "optim_args"),
+        ({"learning_rate": 2.0, "optim_args": "lr=3"}, {"lr": 4}, 4.0, "override"),
+        ({"learning_rate": 2.0, "optim_args": "lr=3"}, {"optim_args": "lr=5"}, 5.0, "optim_args"),
+        ({"learning_rate": "2e-1"}, {}, 0.2, "TrainingArguments"),
+    ],
+)
+def test_precedence(args: Any, overrides: dict[str, Any], value: float, source: str) -> None:
+    setting = plan("adamw_torch", args=args, **overrides).hyperparameters["lr"]
+    assert (setting.value, setting.source) == (value, source)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predicted_state_is_measured_state(name: str) -> None:
+    model = llama()
+    fields = needs_of(name)
+    planned = plan(name, model, fields)
+    optimizer = planned.build()
+    plain_steps(model, optimizer, count=1)
+    assert planned.state_bytes == measured_state_bytes(optimizer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_allocates_nothing_and_builds_twice(name: str) -> None:
+    model = llama()
+    planned = plan(name, model, needs_of(name))
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+    first, second = planned.build(), planned.build()
+    first.param_groups[0]["lr"] = 123.0
+    first.param_groups[0]["params"].clear()
+    assert second.param_groups[0]["lr"] != 123.0
+    assert second.param_groups[0]["params"]
+    assert planned.build().param_groups[0]["params"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_is_readable_and_plain(name: str) -> None:
+    planned = plan(name, args=needs_of(name))
+    text = str(planned)
+    assert name in text
+    assert "model.layers.{0..1}.mlp.up_proj.weight" in text
+    assert json.loads(json.dumps(planned.to_dict()))["state_bytes"] == planned.state_bytes
+
+
+def test_memory_of_a_large_model_on_the_meta_device() -> None:
+    model = architecture("LlamaForCausalLM")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    tensors = len(list(model.parameters()))
+    assert plan("adamw_torch", model).state_bytes == 8 * count + 4 * tensors
+    assert plan("lomo", model).state_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "sentence"),
+    [
+        ("adalomo", {"max_grad_norm": 1.0}, "max_grad_norm=1.0 has no effect"),
+        ("schedule_free_adamw", {"lr_scheduler_type": "linear"}, "lr_scheduler_type='linear' works against"),
+        ("schedule_free_adamw", {"lr_scheduler_type": "constant_with_warmup"}, "warmup is applied twice"),
+        ("adamw_torch", {"optim_target_modules": ["attn"]}, "optim_target_modules has no effect"),
+        ("sgd", {"learning_rate": 5e-5}, "far below what sgd usually takes"),
+        ("adamw_torch", {"learning_rate": 1.0}, "far above"),
+        ("apollo_adamw", {"optim_args": "rank=64"}, "rank=64 is larger than"),
+        ("lomo", {"optim_args": "implementation=upstream", "weight_decay": 0.1}, "applies to every parameter"),
+    ],
+)
+def test_advice_is_given_once_at_build(name: str, args: dict[str, Any], sentence: str) -> None:
+    planned = plan(name, args={**FAR, **args})
+    assert len([each for each in planned.advice if sentence in each]) == 1, planned.advice
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        planned.build()
+    assert len([each for each in caught if sentence in str(each.message)]) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_good_arguments_get_no_advice(name: str) -> None:
+    assert plan(name, args=needs_of(name)).advice == ()
+
+
+def test_weight_decay_of_an_optimizer_without(restored_registry: None) -> None:
+    @anyoptim.register("no_decay")
+    class NoDecay(torch.optim.Optimizer):
+        def __init__(self, params: Any, lr: float = 0.1) -> None:
+            super().__init__(params, {"lr": lr})
+
+    planned = plan("no_decay", args={"weight_decay": 0.1})
+    assert planned.advice == ("weight_decay has no effect: no_decay has none",)
+    assert all("weight_decay" not in group for group in planned.groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "error", "message"),
+    [
+        ("lomo", {"fp16": True}, anyoptim.UnsupportedError, "use bf16=True"),
+        (
+            "lomo",
+            {"optim_args": "implementation=upstream", "gradient_accumulation_steps": 4},
+            anyoptim.UnsupportedError,
+            "updates on every micro-batch",
+        ),
+        ("schedule_free_sgd", {"warmup_steps": 0.1}, anyoptim.OptimArgsError, "warmup ratio of 0.1 needs the number"),
+        (
+            "adamw_torch",
+            {"learning_rate": -1.0},
+            anyoptim.OptimArgsError,
+            r"lr \(from TrainingArguments.learning_rate\)",
+        ),
+        ("adafactor", {"optim_args": "relative_step=true"}, anyoptim.OptimArgsError, "transformers refuses"),
+        ("sgd", {"optim_args": "nesterov=true"}, anyoptim.OptimArgsError, "torch refuses its arguments: Nesterov"),
+        ("sgd", {"optim_args": 5}, anyoptim.OptimArgsError, "must be text"),
+    ],
+)
+def test_refusals(name: str, args: dict[str, Any], error: type[Exception], message: str) -> None:
+    model = llama()
+    with pytest.raises(error, match=message):
+        plan(name, model, args).build()
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "apollo_adamw"])
+def test_no_model_no_optimizer(name: str) -> None:
+    with pytest.raises(anyoptim.OptimError, match="model"):
+        anyoptim.get_optimizer(name, None, optim_target_modules="all-linear")  # type: ignore[arg-type]
+    with pytest.raises(anyoptim.OptimError, match=r"must be a torch\.nn\.Module, not list"):
+        anyoptim.get_optimizer(name, list(llama().parameters()))  # type: ignore[arg-type]
+
+
+def test_a_ratio_with_known_steps_is_resolved_outside_the_trainer_too() -> None:
+    args = {"warmup_steps": 0.1, "max_steps": 25, **FAR}
+    optimizer = anyoptim.get_optimizer("schedule_free_sgd", llama(), args)
+    assert {group["warmup_steps"] for group in optimizer.param_groups} == {3}
+    older = {"warmup_steps": 0, "warmup_ratio": 0.1, "max_steps": 25, **FAR}
+    assert anyoptim.plan("schedule_free_sgd", None, older).hyperparameters["warmup_steps"].value == 3
+
+
+def test_optim_args_may_be_a_mapping() -> None:
+    planned = plan("adamw_torch", optim_args={"betas": [0.8, 0.9], "amsgrad": "yes"})
+    assert planned.hyperparameters["betas"].value == (0.8, 0.9)
+    assert planned.hyperparameters["amsgrad"].value is True
