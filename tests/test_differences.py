@@ -124,10 +124,11 @@ def test_forms_of_optim_args_that_break_theirs(text: str, tmp_path: Path) -> Non
 
 
 def test_repeated_optim_args(tmp_path: Path) -> None:
-    theirs = built(tmp_path, enabled=False, optim="sgd", optim_args="momentum=0.5,momentum=0.9")
-    assert set(values(theirs, "momentum")) == {0.9}
-    with pytest.raises(anyoptim.OptimArgsError, match="'momentum' twice"):
-        built(tmp_path, enabled=True, optim="sgd", optim_args="momentum=0.5,momentum=0.9")
+    text = "lamb=1,lamb=3"
+    theirs = built(tmp_path, enabled=False, optim="grokadamw", optim_args=text)
+    assert set(values(theirs, "lamb")) == {3.0}
+    with pytest.raises(anyoptim.OptimArgsError, match="'lamb' twice"):
+        built(tmp_path, enabled=True, optim="grokadamw", optim_args=text)
 
 
 @pytest.mark.parametrize(

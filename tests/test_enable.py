@@ -33,6 +33,7 @@ def footprint() -> dict[str, object]:
         "values": dict(OptimizerNames._value2member_map_),
         "missing": OptimizerNames._missing_,
         "get_optimizer_cls_and_kwargs": vars(Trainer)["get_optimizer_cls_and_kwargs"],
+        "get_decay_parameter_names": vars(Trainer)["get_decay_parameter_names"],
         "create_scheduler": vars(Trainer)["create_scheduler"],
         "backward": vars(Accelerator)["backward"],
     }

@@ -241,3 +241,23 @@ def ratio_field() -> bool:
     import transformers
 
     return int(transformers.__version__.partition(".")[0]) < 5
+
+
+RESUMABLE = [name for name in NAMES if anyoptim.optimizer_info(name).default.resumable]
+
+
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_resume_is_bit_equal(name: str, tmp_path: Path) -> None:
+    fields = {**needs_of(name), "optim": name, "max_steps": 10, "save_strategy": "steps", "save_steps": 5}
+    straight = llama()
+    train(straight, arguments(tmp_path, **fields))
+    resumed = llama(seed=1)
+    trainer = Trainer(resumed, arguments(tmp_path, **fields), train_dataset=data())
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert same_weights(weights(resumed), weights(straight))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(RESUMABLE)))
+def test_what_cannot_be_resumed_is_said(name: str, tmp_path: Path) -> None:
+    advice = anyoptim.plan(name, llama(), arguments(tmp_path, save_strategy="steps", **needs_of(name))).advice
+    assert any("cannot be resumed" in sentence for sentence in advice)

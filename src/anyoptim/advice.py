@@ -42,6 +42,8 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
             f"weight_decay applies to every parameter, biases and norms too: the {settings.implementation.name} "
             f"implementation of {spec.name} has no param groups"
         )
+    if not settings.implementation.resumable and fields.get("save_strategy", "no") != "no":
+        yield f"checkpoints cannot be resumed: {settings.implementation.package} does not restore its state"
     yield from _rank(settings, routing)
 
 

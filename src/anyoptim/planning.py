@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What would be built: optimizer, hyperparameters, param groups, memory and advice. ``build()`` builds it.
 
@@ -112,6 +112,9 @@ class Plan:
     def to_dict(self) -> dict[str, object]:
         """Return the plan as plain values that JSON can hold."""
         return plan_dict(self)
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.spec.name}, {self.implementation.name}, {len(self.groups)} groups>"
 
     def __rich__(self) -> RenderableType:
         return plan_table(self)

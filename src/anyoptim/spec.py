@@ -83,6 +83,7 @@ class Implementation:
         extra: the extra of anyoptim that installs ``package``; empty when it is a core dependency.
         takes_model: the constructor's first argument is the model, not param groups.
         refused: constructor keywords that would break the build, with the reason.
+        resumable: whether a checkpoint restores its state exactly.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Implementation:
     extra: str = ""
     takes_model: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+    resumable: bool = True
 
     @property
     def installed(self) -> bool:
@@ -128,7 +130,7 @@ class Implementation:
             with _root_logger_kept():
                 module = importlib.import_module(module_name)
             loaded: Callable[..., Optimizer] = getattr(module, attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a package that does not fit this machine may raise anything when imported
             raise MissingPackageError(
                 f"{self.class_path} needs the package {self.package}, which does not import here ({error}). "
                 f"Install it: {self.pip_install}"

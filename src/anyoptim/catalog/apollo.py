@@ -21,6 +21,7 @@ APOLLO = OptimizerSpec(
             package="apollo-torch",
             extra="apollo",
             licence="CC-BY-NC-4.0",
+            resumable=False,
             hyperparameters=(
                 lr(1e-3),
                 betas(),

@@ -20,6 +20,7 @@ SPECS = (
                 package="grokadamw",
                 extra="grokadamw",
                 licence="Apache-2.0",
+                resumable=False,
                 hyperparameters=(
                     lr(1e-3),
                     betas(),

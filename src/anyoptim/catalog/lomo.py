@@ -29,7 +29,9 @@ def _native(target: str, *hyperparameters: Hyperparameter) -> Implementation:
     )
 
 
-def _upstream(name: str, *hyperparameters: Hyperparameter, refused: dict[str, str] | None = None) -> Implementation:
+def _upstream(
+    name: str, *hyperparameters: Hyperparameter, refused: dict[str, str] | None = None, resumable: bool = True
+) -> Implementation:
     return Implementation(
         name="upstream",
         target=f"lomo_optim:{name}",
@@ -39,6 +41,7 @@ def _upstream(name: str, *hyperparameters: Hyperparameter, refused: dict[str, st
         takes_model=True,
         hyperparameters=hyperparameters,
         refused=refused or {},
+        resumable=resumable,
     )
 
 
@@ -76,6 +79,7 @@ SPECS = (
                 *_ADALOMO,
                 Hyperparameter("loss_scale", float, 1024.0, "factor of the loss during the backward pass"),
                 _CLIP_NORM,
+                resumable=False,
             ),
         ),
     ),

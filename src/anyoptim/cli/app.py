@@ -128,7 +128,7 @@ def plan_command(
 
 @app.command()
 def demo(
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each optimizer.")] = 150,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each optimizer.")] = 120,
     optim: Annotated[
         list[str] | None, typer.Option(help="A name to train; repeat it. Default: every installed name.")
     ] = None,

@@ -90,7 +90,11 @@ def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -
         print(results)
         return
     console.print(_table(runs))
-    console.print(f"Losses in nats per byte, best held-out first; step time relative to {BASELINE}.", style="dim")
+    console.print(
+        f"Losses in nats per byte, best held-out first; step time relative to {BASELINE}. One short run each, at the"
+        " highest usual learning rate: no ranking.",
+        style="dim",
+    )
     for sentence in missing:
         console.print(f"left out: {sentence}", style="yellow")
     console.print(f"The loss curves: {picture}   ({time.monotonic() - began:.0f} s)")

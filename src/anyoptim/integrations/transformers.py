@@ -1,10 +1,12 @@
 """``enable()``: every registered name becomes a valid ``optim=`` of the Hugging Face Trainer.
 
-Four things of transformers and accelerate are changed, and put back by ``disable()``:
+These things of transformers and accelerate are changed, and put back by ``disable()``:
 
 - ``OptimizerNames`` gets a real member for each name (argparse lists members), and its ``_missing_``
   understands other spellings and class paths;
 - ``Trainer.get_optimizer_cls_and_kwargs`` answers registered names from :func:`anyoptim.plan`;
+- ``Trainer.get_decay_parameter_names`` answers ``in`` from a set: the Trainer looks every parameter
+  up in that list, which takes quadratic time;
 - ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
 - ``Accelerator.backward`` drops the ``learning_rate`` that the Trainer passes for ``lomo`` and
   ``adalomo`` unless a lomo_optim object is there, and tells fused optimizers which micro-batch is last.
@@ -13,7 +15,7 @@ Four things of transformers and accelerate are changed, and put back by ``disabl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from math import ceil
 from types import TracebackType
@@ -127,6 +129,8 @@ def _add_member(names: Any, value: str) -> Any:
     """
     member = str.__new__(names, value)
     name = "".join(character if character.isalnum() else "_" for character in value).upper()
+    while name in names._member_map_:  # `timm/lamb` beside `timm_lamb`
+        name += "_"
     member._name_ = name
     member._value_ = value
     member.__objclass__ = names
@@ -167,6 +171,14 @@ def _wrap_trainer(undo: ExitStack) -> None:
 
     _replace(undo, Trainer, "get_optimizer_cls_and_kwargs", staticmethod(get_optimizer_cls_and_kwargs))
 
+    get_decay_parameter_names = Trainer.get_decay_parameter_names
+
+    @functools.wraps(get_decay_parameter_names)
+    def get_decay_parameter_names_at_once(self: Any, model: Any) -> list[str]:
+        return _Names(get_decay_parameter_names(self, model))
+
+    _replace(undo, Trainer, "get_decay_parameter_names", get_decay_parameter_names_at_once)
+
     create_scheduler = Trainer.create_scheduler
 
     @functools.wraps(create_scheduler)
@@ -177,6 +189,17 @@ def _wrap_trainer(undo: ExitStack) -> None:
         return create_scheduler(self, num_training_steps, *args, **kwargs)
 
     _replace(undo, Trainer, "create_scheduler", create_scheduler_with_steps)
+
+
+class _Names(list[str]):
+    """A list of names that knows at once whether one is in it."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self._set = frozenset(self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._set
 
 
 def _is_ours(name: str) -> bool:
@@ -194,14 +217,16 @@ def _cls_and_kwargs(planned: Plan, fields: Fields) -> tuple[type[Optimizer], dic
     the plan's groups differ from the Trainer's, ``params`` (``model`` for model-first optimizers).
     """
     kwargs: dict[str, Any] = planned.keywords
+    own_groups = False
     if planned.implementation.takes_model:
         kwargs["model"] = planned.model
-    elif planned.model is not None and not _trainer_makes_them(planned, fields):
+    elif not _trainer_makes_them(planned, fields):
+        own_groups = True
         kwargs["params"] = [dict(group) for group in planned.groups]
-    return _optimizer_class(planned, fields), kwargs
+    return _optimizer_class(planned, own_groups=own_groups), kwargs
 
 
-def _optimizer_class(planned: Plan, fields: Fields) -> type[Optimizer]:
+def _optimizer_class(planned: Plan, *, own_groups: bool) -> type[Optimizer]:
     """Return a class whose call is ``planned.construct``: 4.57 and 5.x both call ``cls(groups, **kwargs)``.
 
     A class, because transformers 5 calls any other callable as ``factory()(model, **kwargs)``; the
@@ -209,13 +234,11 @@ def _optimizer_class(planned: Plan, fields: Fields) -> type[Optimizer]:
     """
     from torch.optim import Optimizer
 
-    own_groups = planned.model is not None and not _trainer_makes_them(planned, fields)
+    usual_keys = {"params", "weight_decay", *planned.settings.of_scope("target")}
 
     def construct(_: type, params: Any, **kwargs: Any) -> Optimizer:
-        if own_groups and not planned.implementation.takes_model:
-            params = list(params)
-            usual = {"params", "weight_decay", *planned.settings.of_scope("target")}
-            if any(not isinstance(group, dict) or set(group) - usual for group in params):
+        if own_groups:
+            if any(not isinstance(group, dict) or set(group) - usual_keys for group in params):
                 raise UnsupportedError(
                     f"{planned.spec.name} makes its own param groups; groups with settings of their own"
                     " (such as LoRA+ or a learning-rate mapping) do not fit it."
@@ -231,11 +254,12 @@ def _optimizer_class(planned: Plan, fields: Fields) -> type[Optimizer]:
 
 def _trainer_makes_them(planned: Plan, fields: Fields) -> bool:
     """Whether the groups that ``Trainer.create_optimizer`` makes by itself are the plan's."""
+    if planned.model is None:
+        return True
     trainers = fields.number("weight_decay") or 0.0
-    return all(
-        set(group) == {"params", "weight_decay"} and group["weight_decay"] in (trainers, 0.0)
-        for group in planned.groups
-    ) and planned.settings.get("weight_decay") in (trainers, None)
+    return planned.settings.get("weight_decay") in (trainers, None) and all(
+        set(group) <= {"params", "weight_decay"} for group in planned.groups
+    )
 
 
 # ---------------------------------------------------------------- accelerate
