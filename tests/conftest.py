@@ -7,6 +7,7 @@ from collections.abc import Iterator
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import hypothesis
 import pytest
 import torch
 
@@ -14,6 +15,10 @@ import anyoptim
 from anyoptim import registry
 
 torch.set_num_threads(1)
+# new examples on a developer's machine, the same ones in every CI run
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture
