@@ -39,10 +39,13 @@ def footprint() -> dict[str, object]:
     }
 
 
+@pytest.mark.usefixtures("restored_registry")
 def test_disable_restores_everything() -> None:
     before = footprint()
     anyoptim.enable()
     assert footprint() != before
+    anyoptim.register("registered_later")(torch.optim.SGD)
+    assert OptimizerNames("registered_later") == "registered_later"
     OptimizerNames("torch.optim:NAdam")  # a class path becomes a member too
     anyoptim.disable()
     assert footprint() == before

@@ -60,11 +60,15 @@ def enable() -> Enabled:
     global _installed
     if _installed is not None:
         return Enabled(undo=False)
-    with ExitStack() as undo:
+    undo = ExitStack()
+    try:
         _extend_names(undo)
         _wrap_trainer(undo)
         _wrap_accelerator(undo)
-        _installed = undo.pop_all()
+    except BaseException:
+        undo.close()
+        raise
+    _installed = undo
     return Enabled(undo=True)
 
 
@@ -88,16 +92,17 @@ def _replace(undo: ExitStack, owner: type, name: str, value: object) -> None:
 def _extend_names(undo: ExitStack) -> None:
     from transformers.training_args import OptimizerNames
 
-    def add(spec: OptimizerSpec) -> None:
-        for name in (spec.name, *spec.aliases):
+    def add(names: Iterable[str]) -> None:
+        for name in names:
             if name not in OptimizerNames._value2member_map_:
                 undo.callback(_remove_member, OptimizerNames, _add_member(OptimizerNames, name))
 
-    for name in registry.known_names():
-        if name not in OptimizerNames._value2member_map_:
-            undo.callback(_remove_member, OptimizerNames, _add_member(OptimizerNames, name))
-    registry.on_register.append(add)
-    undo.callback(registry.on_register.remove, add)
+    def add_registered(spec: OptimizerSpec) -> None:
+        add((spec.name, *spec.aliases))
+
+    add(registry.known_names())
+    registry.on_register.append(add_registered)
+    undo.callback(registry.on_register.remove, add_registered)
 
     def _missing_(cls: Any, value: object) -> object:
         try:
@@ -112,9 +117,7 @@ def _extend_names(undo: ExitStack) -> None:
             raise UnknownOptimizerError(
                 f"No optimizer is called {str(value)!r}.{did_you_mean(key, known)} `anyoptim list` shows every name."
             ) from error
-        if name not in cls._value2member_map_:  # a class path
-            undo_here = _installed or undo
-            undo_here.callback(_remove_member, cls, _add_member(cls, name))
+        add([name])  # a class path is new here
         return cls._value2member_map_[name]
 
     # ExplicitEnum defines _missing_; OptimizerNames inherits it
