@@ -17,6 +17,8 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 import anyoptim
+from anyoptim.arguments import TRAINING_ARGUMENTS_FIELDS
+from anyoptim.settings import CHANGEABLE_DEFAULTS
 
 pytestmark = pytest.mark.trainer
 
@@ -124,6 +126,12 @@ def test_a_class_path_trains(tmp_path: Path) -> None:
     trainer = train(llama(), TrainingArguments(**args.to_dict()))
     assert type(inner(trainer.optimizer)) is torch.optim.NAdam
     assert {group["momentum_decay"] for group in trainer.optimizer.param_groups} == {0.01}
+
+
+def test_the_defaults_we_compare_with_are_those_of_training_arguments(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    assert {field: getattr(args, field) for field in CHANGEABLE_DEFAULTS} == CHANGEABLE_DEFAULTS
+    assert all(hasattr(args, field) for field in TRAINING_ARGUMENTS_FIELDS)
 
 
 @pytest.mark.usefixtures("enabled", "restored_registry")

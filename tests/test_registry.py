@@ -119,6 +119,21 @@ def test_register_a_class_and_use_it() -> None:
 
 
 @pytest.mark.usefixtures("restored_registry")
+def test_changed_adam_fields_reach_a_constructor_without_annotations() -> None:
+    @anyoptim.register("bare")
+    class Bare(torch.optim.Optimizer):
+        def __init__(self, params, lr=1, betas=(0.9, 0.99), eps=1e-6):  # type: ignore[no-untyped-def]
+            super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    unchanged = {"learning_rate": 0.5, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
+    values = {key: each.value for key, each in anyoptim.plan("bare", None, unchanged).hyperparameters.items()}
+    assert values == {"lr": 0.5, "betas": (0.9, 0.99), "eps": 1e-6}
+    changed = {**unchanged, "adam_beta1": 0.8, "adam_epsilon": 1e-4}
+    values = {key: each.value for key, each in anyoptim.plan("bare", None, changed).hyperparameters.items()}
+    assert values == {"lr": 0.5, "betas": (0.8, 0.99), "eps": 1e-4}
+
+
+@pytest.mark.usefixtures("restored_registry")
 def test_register_a_factory() -> None:
     @anyoptim.register("factory")
     def make(params: Any, lr: float = 0.1) -> torch.optim.Optimizer:

@@ -12,8 +12,14 @@ from anyoptim.registry import optimizer_info
 from anyoptim.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec
 from anyoptim.values import common_type, convert, split_outside_brackets
 
-TRAINING_ARGUMENTS_FIELDS = {"learning_rate": "lr", "weight_decay": "weight_decay", "adam_epsilon": "eps"}
-"""Fields of TrainingArguments that are one hyperparameter under another name."""
+TRAINING_ARGUMENTS_FIELDS = {
+    "learning_rate": "lr",
+    "weight_decay": "weight_decay",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "adam_epsilon": "eps",
+}
+"""Fields of TrainingArguments and the hyperparameter, or element of ``betas``, that each one is."""
 
 
 def parse_optim_args(text: str | Mapping[str, object] | None, name: str) -> dict[str, object]:

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from anyoptim.arguments import accepted_keys, check, choose_implementation, read_items, typed
+from anyoptim.arguments import (
+    TRAINING_ARGUMENTS_FIELDS,
+    accepted_keys,
+    check,
+    choose_implementation,
+    read_items,
+    typed,
+)
 from anyoptim.errors import OptimArgsError
 from anyoptim.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec, Traits
 
@@ -127,15 +134,16 @@ def _from_fields(spec: OptimizerSpec, implementation: Implementation, fields: Fi
 def _fields_that_apply(
     traits: Traits, accepted: Mapping[str, Hyperparameter], fields: Fields
 ) -> Iterator[tuple[str, str]]:
-    for field, key in (("learning_rate", "lr"), ("weight_decay", "weight_decay")):
-        if field in fields and key in accepted:
-            yield field, key
-    for field, key in (("adam_beta1", "beta1"), ("adam_beta2", "beta2"), ("adam_epsilon", "eps")):
-        # Adafactor's and AdaLomo's eps is a pair of other meaning
-        if field not in fields or key not in accepted or accepted[key].type is not float:
+    for field, key in TRAINING_ARGUMENTS_FIELDS.items():
+        if field not in fields or key not in accepted:
             continue
-        if traits.adam_fields or fields.get(field) != CHANGEABLE_DEFAULTS[field]:
-            yield field, key
+        if field in CHANGEABLE_DEFAULTS:
+            # an eps that is a pair, as Adafactor's and AdaLomo's, has another meaning
+            is_number = isinstance(accepted[key].default, (int, float))
+            applies = traits.adam_fields or fields.get(field) != CHANGEABLE_DEFAULTS[field]
+            if not (is_number and applies):
+                continue
+        yield field, key
 
 
 def warmup_steps(fields: Fields) -> int | float | None:
