@@ -27,7 +27,7 @@ def plan_table(plan: Plan) -> RenderableType:
     head.append(f" ({implementation.licence or 'licence not stated'})")
     parts: list[RenderableType] = [head]
 
-    values = Table(box=None, padding=(0, 2), title="hyperparameters", title_justify="left")
+    values = Table(box=None, padding=(0, 2, 0, 0), title="hyperparameters", title_justify="left")
     for column in ("name", "value", "from"):
         values.add_column(column)
     for name, setting in plan.hyperparameters.items():
@@ -36,13 +36,13 @@ def plan_table(plan: Plan) -> RenderableType:
     parts.append(values)
 
     if plan.routing is not None:
-        groups = Table(box=None, padding=(0, 2), title="parameters", title_justify="left")
-        groups.add_column("names", no_wrap=True)
-        groups.add_column("tensors", justify="right")
-        groups.add_column("elements", justify="right")
-        groups.add_column("weight decay", justify="right")
+        groups = Table(box=None, padding=(0, 2, 0, 0), title="parameters", title_justify="left")
+        groups.add_column("names", overflow="fold")
+        groups.add_column("tensors", justify="right", no_wrap=True)
+        groups.add_column("elements", justify="right", no_wrap=True)
+        groups.add_column("weight\ndecay", justify="right", no_wrap=True)
         if spec.traits.needs_targets:
-            groups.add_column("target by", overflow="fold")
+            groups.add_column("target\nby", overflow="fold", min_width=6)
         for row in _parameter_rows(plan):
             groups.add_row(*row[: len(groups.columns)])
         parts.append(groups)

@@ -101,16 +101,16 @@ def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -
 
 
 def _table(runs: Sequence[Run]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("optimizer", no_wrap=True)
-    table.add_column("implementation", overflow="fold")
+    table.add_column("implementation", no_wrap=True)
     for column in ("lr", "first\nloss", "last\nloss", "held-out\nloss", "step\ntime", "optimizer\nstate"):
         table.add_column(column, justify="right", no_wrap=True)
     baseline = next(run.step_seconds for run in runs if run.name == BASELINE)
     for run in sorted(runs, key=lambda run: run.heldout_loss):
         table.add_row(
             run.name,
-            run.implementation,
+            run.implementation if run.implementation == "native" else run.package,
             f"{run.learning_rate:g}",
             f"{run.losses[0]:.3f}",
             f"{run.losses[-1]:.3f}",

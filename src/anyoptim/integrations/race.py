@@ -39,7 +39,8 @@ class Run:
 
     Args:
         name: the optimizer.
-        implementation: which of its implementations ran, and of which package.
+        implementation: which of its implementations ran.
+        package: where that comes from.
         learning_rate: the peak one.
         losses: training loss of each step, nats per byte.
         heldout_loss: after training, on text that was not trained on, nats per byte.
@@ -49,6 +50,7 @@ class Run:
 
     name: str
     implementation: str
+    package: str
     learning_rate: float
     losses: tuple[float, ...]
     heldout_loss: float
@@ -119,7 +121,8 @@ def race_one(
         implementation = optimizer_info(name).default
         return Run(
             name=name,
-            implementation=f"{implementation.name} ({implementation.package})",
+            implementation=implementation.name,
+            package=implementation.package,
             learning_rate=args.learning_rate,
             losses=tuple(watch.losses),
             heldout_loss=heldout_loss,

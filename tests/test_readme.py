@@ -1,0 +1,41 @@
+"""The README's Python is run as it stands, on a tiny model and a few examples."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_trl import texts, tokenizer  # noqa: F401  # fixtures
+from torch.utils.data import Subset
+from toys import data, llama
+
+import anyoptim
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[1])
+def test_block_runs(
+    block: str,
+    tokenizer: Any,  # noqa: F811
+    texts: Any,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # only what a machine without a GPU has to say
+    block = block.replace('output_dir="out"', 'output_dir="out", use_cpu=True')
+    examples = texts.select(range(8)) if "trl" in block else Subset(data(), range(8))
+    args = {"optim_target_modules": "all-linear", "learning_rate": 1e-3}
+    try:
+        exec(block, {"model": llama(), "data": examples, "tokenizer": tokenizer, "args": args})
+    finally:
+        anyoptim.disable()
+
+
+def test_every_name_is_in_the_readme() -> None:
+    table = README.partition("## The names")[2].partition("##")[0]
+    assert set(anyoptim.list_optimizers()) <= set(re.findall(r"`(\w+)`", table))
