@@ -135,6 +135,7 @@ def test_weight_decay_of_an_optimizer_without(restored_registry: None) -> None:
         ),
         ("adafactor", {"optim_args": "relative_step=true"}, anyoptim.OptimArgsError, "transformers refuses"),
         ("sgd", {"optim_args": "nesterov=true"}, anyoptim.OptimArgsError, "torch refuses its arguments: Nesterov"),
+        ("adamw_torch_fused", {"optim_args": "foreach=1"}, anyoptim.OptimArgsError, "cannot be `True` together"),
         ("sgd", {"optim_args": 5}, anyoptim.OptimArgsError, "must be text"),
     ],
 )

@@ -164,6 +164,7 @@ def test_a_name_that_exists() -> None:
         ("no_such_package.optim:Thing", anyoptim.MissingPackageError, "does not import"),
         ("torch.optim:AdamV", anyoptim.UnknownOptimizerError, "Did you mean 'Adam"),
         ("torch.nn:Linear", anyoptim.UnknownOptimizerError, "no optimizer 'Linear'"),
+        ("torch.optim.AdamW", anyoptim.UnknownOptimizerError, "Write a class path as torch.optim:AdamW"),
         (":AdamW", anyoptim.UnknownOptimizerError, "not a class path"),
     ],
 )

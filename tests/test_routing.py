@@ -121,6 +121,7 @@ def test_a_shadowed_pattern_is_noted() -> None:
         ("self_attn", "Did you mean 'self_attn'"),
         (["atention"], "matches no module"),
         (["q_porj"], "Did you mean 'q_proj'"),
+        ("all-linar", "Did you mean 'all-linear'"),
         (["norm"], "a LlamaRMSNorm, not nn.Linear"),
         (["embed_tokens"], "a Embedding, not nn.Linear"),
     ],

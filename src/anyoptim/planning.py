@@ -102,7 +102,7 @@ class Plan:
         arguments = params if isinstance(params, nn.Module) else [_copy(each) for each in params]
         try:
             return constructor(arguments, **{**self.keywords, **changed})
-        except (ValueError, TypeError, AssertionError) as error:
+        except (ValueError, TypeError, AssertionError, RuntimeError) as error:
             if isinstance(error, OptimError):
                 raise
             raise OptimArgsError(

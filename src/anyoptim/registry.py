@@ -95,9 +95,17 @@ def optimizer_info(name: str) -> OptimizerSpec:
             return spec
     if ":" in key:
         return _class_path(key)
-    raise UnknownOptimizerError(
-        f"No optimizer is called {str(name)!r}.{did_you_mean(key, known_names())} `anyoptim list` shows every name."
-    )
+    raise unknown(str(name), known_names())
+
+
+def unknown(name: str, known: Iterable[str]) -> UnknownOptimizerError:
+    """Return the error for a name that nobody knows, with the closest of ``known``."""
+    module, dot, attribute = name.rpartition(".")
+    if dot and module and attribute.isidentifier():
+        close = f" Write a class path as {module}:{attribute}."
+    else:
+        close = did_you_mean(normalise(name), known)
+    return UnknownOptimizerError(f"No optimizer is called {name!r}.{close} `anyoptim list` shows every name.")
 
 
 def list_optimizers(pattern: str = "*", *, package: str | None = None, installed: bool | None = None) -> list[str]:

@@ -221,7 +221,8 @@ def _nothing_chosen(pattern: _Pattern, linear_names: list[str], optimizer: str) 
         return f"{quoted} matches nothing: the model has no nn.Linear, which {optimizer} needs."
     word = max(re.findall(r"\w+", pattern.text) or [pattern.text], key=len)
     parts = {part for name in linear_names for part in name.split(".") if not part.isdigit()}
-    return f"{quoted} matches no module.{did_you_mean(word, sorted(parts)) or ' ' + _examples(linear_names)}"
+    close = did_you_mean(pattern.text, ["all-linear"]) or did_you_mean(word, sorted(parts))
+    return f"{quoted} matches no module.{close or ' ' + _examples(linear_names)}"
 
 
 def _examples(linear_names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,8 @@ Name = Annotated[str, typer.Argument(help="An optimizer's name, alias or class p
 
 def main() -> None:
     """Run the command; an ``OptimError`` becomes one line and exit code 1."""
+    # apollo-torch and transformers import bitsandbytes, which reports missing kernels that nothing here uses
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except OptimError as error:

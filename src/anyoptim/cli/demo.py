@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import time
 import warnings
@@ -43,7 +42,6 @@ def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -
     console = Console(stderr=as_json)
     if not console.is_terminal:
         console = Console(stderr=as_json, width=100)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports missing kernels that nothing here uses
     with console.status("importing torch and transformers"):
         from anyoptim.cli.plot import plot_losses
         from anyoptim.integrations.models import load_config

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from anyoptim import registry
-from anyoptim.errors import UnknownOptimizerError, UnsupportedError, did_you_mean
+from anyoptim.errors import UnknownOptimizerError, UnsupportedError
 from anyoptim.planning import Plan, plan
 from anyoptim.settings import Fields
 from anyoptim.spec import OptimizerSpec
@@ -113,10 +113,7 @@ def _extend_names(undo: ExitStack) -> None:
                 return cls._value2member_map_[key]
             if ":" in key:
                 raise
-            known = [*registry.known_names(), *cls._value2member_map_]
-            raise UnknownOptimizerError(
-                f"No optimizer is called {str(value)!r}.{did_you_mean(key, known)} `anyoptim list` shows every name."
-            ) from error
+            raise registry.unknown(str(value), [*registry.known_names(), *cls._value2member_map_]) from error
         add([name])  # a class path is new here
         return cls._value2member_map_[name]
 
