@@ -117,6 +117,28 @@ def test_list_and_info_load_neither_torch_nor_transformers(words: list[str]) -> 
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    ("missing", "words", "install"),
+    [
+        ("transformers", ["plan", "sgd", "--model", "tiny-llama"], "pip install 'anyoptim[transformers]'"),
+        ("matplotlib", ["demo", "--optim", "sgd"], "pip install 'anyoptim[demo]'"),
+    ],
+)
+def test_a_missing_package_is_one_line_before_anything_runs(missing: str, words: list[str], install: str) -> None:
+    program = (
+        "import sys\n"
+        f"sys.modules[{missing!r}] = None\n"
+        f"sys.argv = ['anyoptim', *{words!r}]\n"
+        "from anyoptim.cli.app import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert install in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_demo(tmp_path: Path) -> None:
     output = tmp_path / "results"
     text = anyoptim("demo", "--steps", "3", "--optim", "sgd", "--optim", "adalomo", "--output", str(output))

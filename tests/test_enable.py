@@ -81,7 +81,7 @@ def test_a_failing_enable_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch)
     before = footprint()
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "accelerate", None)
-        with pytest.raises(ImportError):
+        with pytest.raises(anyoptim.MissingPackageError, match=r"pip install 'anyoptim\[transformers\]'"):
             anyoptim.enable()
     assert footprint() == before
     with anyoptim.enable():

@@ -278,8 +278,8 @@ def test_an_import_that_configures_logging_is_undone() -> None:
 @pytest.mark.parametrize(
     ("name", "module", "pip"),
     [
-        ("apollo_adamw", "apollo_torch", r"pip install anyoptim\[apollo\]"),
-        ("grokadamw", "grokadamw", r"pip install anyoptim\[grokadamw\]"),
+        ("apollo_adamw", "apollo_torch", r"pip install 'anyoptim\[apollo\]'"),
+        ("grokadamw", "grokadamw", r"pip install 'anyoptim\[grokadamw\]'"),
         ("schedule_free_sgd", "schedulefree", "pip install schedulefree"),
     ],
 )

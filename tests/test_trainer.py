@@ -228,12 +228,24 @@ def test_lomo_upstream_still_trains(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fields", [{"max_steps": 20}, {"num_train_epochs": 2, "max_steps": -1}])
 @pytest.mark.parametrize("name", ["schedule_free_adamw", "schedule_free_sgd"])
 def test_a_warmup_ratio_arrives_as_steps(name: str, fields: dict[str, Any], tmp_path: Path) -> None:
-    ratio = "warmup_ratio" if isinstance(TrainingArguments.warmup_steps, int) and ratio_field() else "warmup_steps"
+    ratio = "warmup_ratio" if ratio_field() else "warmup_steps"
     args = arguments(tmp_path, optim=name, **{ratio: 0.1}, **{**needs_of(name), **fields})
     subset = torch.utils.data.Subset(data(), range(96))
     trainer = train(llama(), args, train_dataset=subset)
     expected = 2 if fields["max_steps"] == 20 else 3  # 10 % of 20 steps; of 2 epochs of 12 steps, rounded up
     assert {group["warmup_steps"] for group in trainer.optimizer.param_groups} == {expected}
+
+
+def test_a_warmup_ratio_is_never_taken_for_steps(tmp_path: Path) -> None:
+    class OwnScheduler(Trainer):
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            self.lr_scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer or self.optimizer, factor=1.0)
+            return self.lr_scheduler
+
+    ratio = "warmup_ratio" if ratio_field() else "warmup_steps"
+    fields = {**needs_of("schedule_free_sgd"), ratio: 0.1, "num_train_epochs": 1, "max_steps": -1}
+    with pytest.raises(anyoptim.OptimArgsError, match="warmup ratio needs the number"):
+        train(llama(), arguments(tmp_path, optim="schedule_free_sgd", **fields), OwnScheduler)
 
 
 def ratio_field() -> bool:

@@ -49,6 +49,12 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
 
 def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
     """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
+    accumulation = fields.number("gradient_accumulation_steps") or 1
+    if accumulation > 1 and not settings.implementation.accumulates:
+        raise UnsupportedError(
+            f"{settings.implementation.package} updates on every micro-batch of gradient_accumulation_steps="
+            f"{accumulation:g}; take implementation={spec.default.name}, which updates once."
+        )
     if not spec.traits.fused_backward:
         return
     if fields.get("fp16") is True:
@@ -63,12 +69,6 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
         raise UnsupportedError(
             f"{spec.name} updates from each process's own gradient, so its replicas would drift apart;"
             " train it in one process, or use adafactor."
-        )
-    accumulation = fields.number("gradient_accumulation_steps") or 1
-    if accumulation > 1 and settings.implementation.name == "upstream":
-        raise UnsupportedError(
-            f"lomo_optim updates on every micro-batch of gradient_accumulation_steps={accumulation:g};"
-            f" leave implementation=upstream out: {spec.name}'s own engine updates once."
         )
 
 

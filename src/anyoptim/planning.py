@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+_RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, or give warmup_steps in optim_args."
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """What would be built: optimizer, hyperparameters, param groups, memory and advice. ``build()`` builds it.
@@ -79,12 +82,8 @@ class Plan:
         """
         if self.model is None:
             raise OptimError(f"{self.spec.name} was planned without a model; pass one to build it.")
-        warmup = self.settings.get("warmup_steps")
-        if isinstance(warmup, float):
-            raise OptimArgsError(
-                f"{self.spec.name}: a warmup ratio of {warmup:g} needs the number of training steps;"
-                " set max_steps, or warmup_steps in optim_args."
-            )
+        if isinstance(self.settings.get("warmup_steps"), float):
+            raise OptimArgsError(f"{self.spec.name}: {_RATIO_LEFT}")
         return self.construct(self.model if self.implementation.takes_model else self.groups)
 
     def construct(self, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
@@ -101,13 +100,16 @@ class Plan:
             warnings.warn(f"{self.spec.name}: {sentence}.", stacklevel=3)
         arguments = params if isinstance(params, nn.Module) else [_copy(each) for each in params]
         try:
-            return constructor(arguments, **{**self.keywords, **changed})
+            optimizer = constructor(arguments, **{**self.keywords, **changed})
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
             if isinstance(error, OptimError):
                 raise
             raise OptimArgsError(
                 f"{self.spec.name}: {self.implementation.package} refuses its arguments: {error or repr(error)}."
             ) from error
+        if isinstance(self.settings.get("warmup_steps"), float):
+            optimizer.register_step_pre_hook(_refuse_ratio)
+        return optimizer
 
     def to_dict(self) -> dict[str, object]:
         """Return the plan as plain values that JSON can hold."""
@@ -174,6 +176,12 @@ def get_optimizer(name: str, model: nn.Module, args: object = None, **overrides:
         OptimError: of the kind that says what is wrong; see ``anyoptim.errors``.
     """
     return plan(name, model, args, **overrides).build()
+
+
+def _refuse_ratio(optimizer: Optimizer, *_: object) -> None:
+    """Stop a Trainer whose own ``create_scheduler`` left the warmup ratio unresolved."""
+    if any(isinstance(group["warmup_steps"], float) for group in optimizer.param_groups):
+        raise OptimArgsError(f"{type(optimizer).__name__}: {_RATIO_LEFT}")
 
 
 def _copy(group: object) -> object:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from anyoptim import packages
 from anyoptim.errors import MissingPackageError, OptimError
 
 if TYPE_CHECKING:
@@ -84,6 +82,7 @@ class Implementation:
         takes_model: the constructor's first argument is the model, not param groups.
         refused: constructor keywords that would break the build, with the reason.
         resumable: whether a checkpoint restores its state exactly.
+        accumulates: whether the micro-batches of gradient accumulation add up before an update.
     """
 
     name: str
@@ -95,6 +94,7 @@ class Implementation:
     takes_model: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
     resumable: bool = True
+    accumulates: bool = True
 
     @property
     def installed(self) -> bool:
@@ -110,7 +110,7 @@ class Implementation:
     @property
     def pip_install(self) -> str:
         """The command that installs what this implementation needs."""
-        return f"pip install {f'anyoptim[{self.extra}]' if self.extra else self.package}"
+        return f"pip install 'anyoptim[{self.extra}]'" if self.extra else f"pip install {self.package}"
 
     @property
     def class_path(self) -> str:
@@ -126,15 +126,12 @@ class Implementation:
         if not isinstance(self.target, str):
             return self.target
         module_name, _, attribute = self.target.partition(":")
-        try:
-            with _root_logger_kept():
-                module = importlib.import_module(module_name)
-            loaded: Callable[..., Optimizer] = getattr(module, attribute)
-        except Exception as error:  # a package that does not fit this machine may raise anything when imported
+        module = packages.load(module_name, needed_by=self.class_path, package=self.package, install=self.pip_install)
+        loaded: Callable[..., Optimizer] | None = getattr(module, attribute, None)
+        if loaded is None:
             raise MissingPackageError(
-                f"{self.class_path} needs the package {self.package}, which does not import here ({error}). "
-                f"Install it: {self.pip_install}"
-            ) from error
+                f"The installed {self.package} has no {attribute}. Install a newer one: {self.pip_install} --upgrade"
+            )
         return loaded
 
 
@@ -280,15 +277,3 @@ def spec_of(constructor: Callable[..., Optimizer], name: str, *, summary: str = 
         licence="",
     )
     return OptimizerSpec(name=name, summary=summary or doc, implementations=(implementation,))
-
-
-@contextmanager
-def _root_logger_kept() -> Iterator[None]:
-    """Undo what an import does to the root logger: grokadamw calls ``logging.basicConfig``."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)

@@ -39,6 +39,7 @@ def _upstream(
         extra="lomo",
         licence="MIT",
         takes_model=True,
+        accumulates=False,
         hyperparameters=hyperparameters,
         refused=refused or {},
         resumable=resumable,

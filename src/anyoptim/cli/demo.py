@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from anyoptim import packages
 from anyoptim.errors import MissingPackageError
 from anyoptim.registry import optimizer_info
 from anyoptim.text import format_bytes
@@ -36,6 +37,7 @@ def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -
 
     Raises:
         UnknownOptimizerError: one of the names is not registered; before anything is trained.
+        MissingPackageError: transformers or matplotlib is not installed; before anything is trained.
     """
     ordered = list(dict.fromkeys([BASELINE, *(optimizer_info(name).name for name in names)]))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -43,6 +45,10 @@ def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -
     if not console.is_terminal:
         console = Console(stderr=as_json, width=100)
     with console.status("importing torch and transformers"):
+        packages.need_transformers("anyoptim demo")
+        packages.load(
+            "matplotlib", needed_by="anyoptim demo", package="matplotlib", install="pip install 'anyoptim[demo]'"
+        )
         from anyoptim.cli.plot import plot_losses
         from anyoptim.integrations.models import load_config
         from anyoptim.integrations.race import race_one

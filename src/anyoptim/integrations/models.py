@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from anyoptim.errors import OptimError, did_you_mean
+from anyoptim.packages import need_transformers
 
 _LLAMA = {"vocab_size": 256, "max_position_embeddings": 512, "tie_word_embeddings": False}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -44,7 +45,9 @@ def load_config(source: str) -> Any:
 
     Raises:
         OptimError: no such preset or file, or no configuration in it.
+        MissingPackageError: transformers is not installed.
     """
+    need_transformers("A model configuration")
     from transformers import AutoConfig, LlamaConfig
 
     if source in PRESETS:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyoptim import registry
 from anyoptim.errors import UnknownOptimizerError, UnsupportedError
+from anyoptim.packages import need_transformers
 from anyoptim.planning import Plan, plan
 from anyoptim.settings import Fields
 from anyoptim.spec import OptimizerSpec
@@ -55,11 +56,12 @@ def enable() -> Enabled:
     Use it once at the top of a script, or as ``with anyoptim.enable():``.
 
     Raises:
-        ImportError: transformers or accelerate is not installed; nothing is changed then.
+        MissingPackageError: transformers or accelerate is not installed; nothing is changed then.
     """
     global _installed
     if _installed is not None:
         return Enabled(undo=False)
+    need_transformers("anyoptim.enable()")
     undo = ExitStack()
     try:
         _extend_names(undo)
