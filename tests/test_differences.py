@@ -75,6 +75,13 @@ def test_weight_decay_dropped_or_betas_ignored(name: str, tmp_path: Path) -> Non
         assert set(values(ours, "betas")) == {(0.8, 0.999)}
 
 
+@pytest.mark.parametrize(("name", "own"), [("adagrad", 1e-10), ("rmsprop", 1e-8)])
+def test_a_changed_adam_epsilon_beside_adam(name: str, own: float, tmp_path: Path) -> None:
+    theirs, ours = both(tmp_path, optim=name, adam_epsilon=3e-7)
+    assert set(values(theirs, "eps")) == {own}
+    assert set(values(ours, "eps")) == {3e-7}
+
+
 @pytest.mark.parametrize("key", ["kahan_sum", "decouple_lr"])
 def test_false_means_false(key: str, tmp_path: Path) -> None:
     theirs, ours = both(tmp_path, optim="stable_adamw", optim_args=f"{key}=False")

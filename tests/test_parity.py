@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,10 @@ def test_weights_are_bit_equal_after_20_steps(
     name: str, architecture: str, weight_decay: float, tmp_path: Path
 ) -> None:
     results = []
-    for enabled in (False, True):
+    for context in (contextlib.nullcontext, anyoptim.enable):
         model = MODELS[architecture]()
         fields = {**needs_of(name), "weight_decay": weight_decay, "warmup_steps": 5}
-        if enabled:
-            with anyoptim.enable():
-                trainer = train(model, arguments(tmp_path, optim=name, **fields))
-        else:
+        with context():
             trainer = train(model, arguments(tmp_path, optim=name, **fields))
         results.append((trainer, weights(model)))
     (theirs, their_weights), (ours, our_weights) = results
@@ -46,6 +44,21 @@ def test_weights_are_bit_equal_after_20_steps(
     assert same_weights(our_weights, their_weights)
     assert not same_weights(our_weights, weights(MODELS[architecture]()))
     assert settings_of(inner(ours.optimizer)) == settings_of(inner(theirs.optimizer))
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize("architecture", MODELS)
+@pytest.mark.parametrize("name", ["apollo_adamw", "grokadamw", "lomo"])
+def test_weights_are_bit_equal_where_transformers_drops_nothing(name: str, architecture: str, tmp_path: Path) -> None:
+    """No weight decay, and for APOLLO the eps that its constructor has anyway: then theirs is right as well."""
+    fields = {**needs_of(name), "adam_epsilon": 1e-6 if name == "apollo_adamw" else 1e-8}
+    results = []
+    for context in (contextlib.nullcontext, anyoptim.enable):
+        model = MODELS[architecture]()
+        with context():
+            train(model, arguments(tmp_path, optim=name, **fields))
+        results.append(weights(model))
+    assert same_weights(*results)
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, object]]:
