@@ -102,6 +102,12 @@ def test_the_first_pattern_wins() -> None:
     assert rules["up_proj"] == "mlp"
 
 
+def test_all_linear_may_end_a_list() -> None:
+    assert ours(llama(), ["all-linear"]) == ours(llama(), "all-linear")
+    routing = route(llama(), ["q_proj", "all_linear"], takes_targets=True, optimizer="x")
+    assert {each.rule for each in routing.targets} == {"q_proj", "all_linear"}
+
+
 def test_a_shadowed_pattern_is_noted() -> None:
     routing = route(llama(), ["attn", "q_proj"], takes_targets=True, optimizer="x")
     assert any("'q_proj' is never used" in note for note in routing.notes)

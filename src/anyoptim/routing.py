@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -50,13 +50,14 @@ class _Pattern:
     """One item of ``optim_target_modules`` with transformers' meaning.
 
     Source: transformers.trainer_utils.check_target_module_exists. A string is a full-match regex or
-    ``all-linear``; an item of a list is an exact name, a substring or a full-match regex.
+    ``all-linear``; an item of a list is an exact name, a substring or a full-match regex (and here
+    ``all-linear`` too, which transformers knows outside of lists only).
     """
 
     def __init__(self, text: str, *, in_list: bool) -> None:
         self.text = text
         self.in_list = in_list
-        self.all_linear = not in_list and text.replace("_", "-") == "all-linear"
+        self.all_linear = text.replace("_", "-") == "all-linear"
         self.regex_error = ""
         try:
             self.regex: re.Pattern[str] | None = re.compile(text)
@@ -91,32 +92,22 @@ def route(model: nn.Module, target_modules: object, *, takes_targets: bool, opti
         )
     patterns = _patterns(target_modules, optimizer) if takes_targets else []
     chosen, notes = _choose(model, patterns, optimizer) if patterns else ({}, [])
-    norms = tuple(
-        f"{name}." if name else "" for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)
-    )
-    inside_norm = _PrefixSet(norms)
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
     routes = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         rule = chosen.get(name)
-        decays = not _NO_DECAY.search(name.lower()) and name not in inside_norm
+        decays = not _NO_DECAY.search(name.lower()) and not _inside(name, norms)
         routes.append(Route(name, parameter, rule is not None, decays, rule or "-"))
     if takes_targets:
         notes += _unreached_stacks(model, routes)
     return Routing(tuple(routes), tuple(notes))
 
 
-class _PrefixSet:
-    """Whether a parameter name lies below one of some modules, in time linear in its depth."""
-
-    def __init__(self, prefixes: Sequence[str]) -> None:
-        self._prefixes = set(prefixes)
-
-    def __contains__(self, name: str) -> bool:
-        if "" in self._prefixes:
-            return True
-        return any(name[: dot.end()] in self._prefixes for dot in re.finditer(r"\.", name))
+def _inside(name: str, modules: Container[str]) -> bool:
+    """Whether a parameter lies below one of some modules, at any depth."""
+    return any(name[: dot.start()] in modules for dot in re.finditer(r"\.", name))
 
 
 def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
