@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from anyoptim import packages
@@ -76,8 +76,8 @@ def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -
         for name in ordered:
             bar = progress.add_task(name, total=steps, loss="")
 
-            def show(step: int, loss: float, bar: object = bar) -> None:
-                progress.update(bar, completed=step, loss=f"loss {loss:.3f}")  # type: ignore[arg-type]  # a TaskID
+            def show(step: int, loss: float, bar: TaskID = bar) -> None:
+                progress.update(bar, completed=step, loss=f"loss {loss:.3f}")
 
             try:
                 runs.append(race_one(name, config, train, heldout, steps=steps, on_step=show))
