@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -10,6 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import hypothesis
 import pytest
 import torch
+from toys import data
 
 import anyoptim
 from anyoptim import registry
@@ -42,3 +44,25 @@ def quiet_advice() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="anyoptim|transformers|accelerate", category=UserWarning)
         yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """Bytes as tokens, made here: no hub is needed."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: index for index, character in enumerate(alphabet)}
+    model = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="!", eos_token='"')
+
+
+@pytest.fixture(scope="session")
+def texts() -> Any:
+    from datasets import Dataset
+
+    examples = data()
+    rows = [bytes(examples[index]["input_ids"].tolist()).decode("latin-1") for index in range(256)]
+    return Dataset.from_dict({"text": rows})

@@ -139,7 +139,7 @@ def test_a_name_registered_after_enable_counts_too(tmp_path: Path) -> None:
     @anyoptim.register("my_sgd")
     class MySGD(torch.optim.SGD):
         def __init__(self, params: object, lr: float = 0.1, momentum: float = 0.5) -> None:
-            super().__init__(params, lr=lr, momentum=momentum)  # type: ignore[arg-type]
+            super().__init__(params, lr=lr, momentum=momentum)
 
     (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(
         ["--output_dir", str(tmp_path), "--optim", "my_sgd", "--use_cpu", "true"]

@@ -124,7 +124,7 @@ def test_lomo_is_upstreams() -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_never_exist_together(engine: type[BackwardUpdate]) -> None:
     model = llama()
-    optimizer = engine(model.parameters(), lr=1e-3)  # type: ignore[call-arg]
+    optimizer = engine(model.parameters(), lr=1e-3)
     alive: list[int] = []
     update = optimizer.update
 
@@ -132,7 +132,7 @@ def test_gradients_never_exist_together(engine: type[BackwardUpdate]) -> None:
         alive.append(sum(each.grad is not None for each in model.parameters()))
         update(parameter, gradient, group)
 
-    optimizer.update = watched  # type: ignore[method-assign]
+    optimizer.update = watched
     batch = data()[0]["input_ids"].unsqueeze(0)
     model(input_ids=batch, labels=batch).loss.backward()
     assert len(alive) == len(list(model.parameters()))
@@ -143,7 +143,7 @@ def test_gradients_never_exist_together(engine: type[BackwardUpdate]) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_accumulating_leaves_gradients_to_the_last_micro_batch(engine: type[BackwardUpdate]) -> None:
     models = Net(), Net()
-    whole, parts = (engine(model.parameters(), lr=0.1) for model in models)  # type: ignore[call-arg]
+    whole, parts = (engine(model.parameters(), lr=0.1) for model in models)
     (models[0].loss(1) + models[0].loss(2)).backward()
     parts.accumulating = True
     models[1].loss(1).backward()
@@ -160,7 +160,7 @@ def test_accumulating_leaves_gradients_to_the_last_micro_batch(engine: type[Back
 def test_resume_is_bit_equal(engine: type[BackwardUpdate], dtype: torch.dtype, tmp_path: Path) -> None:
     def build() -> tuple[Net, BackwardUpdate]:
         model = Net().to(dtype)
-        return model, engine(model.parameters(), lr=0.01)  # type: ignore[call-arg]
+        return model, engine(model.parameters(), lr=0.01)
 
     straight, first = build()
     for step in range(20):
@@ -179,7 +179,7 @@ def test_resume_is_bit_equal(engine: type[BackwardUpdate], dtype: torch.dtype, t
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_dropped_optimizer_trains_no_more(engine: type[BackwardUpdate]) -> None:
     model = Net()
-    optimizer = engine(model.parameters(), lr=0.1)  # type: ignore[call-arg]
+    optimizer = engine(model.parameters(), lr=0.1)
     before = weights(model)
     del optimizer
     gc.collect()
@@ -190,7 +190,7 @@ def test_a_dropped_optimizer_trains_no_more(engine: type[BackwardUpdate]) -> Non
 @pytest.mark.parametrize("engine", ENGINES)
 def test_remove_turns_it_into_an_ordinary_optimizer(engine: type[BackwardUpdate]) -> None:
     fused_model, model = Net(), Net()
-    fused, optimizer = engine(fused_model.parameters(), lr=0.1), engine(model.parameters(), lr=0.1)  # type: ignore[call-arg]
+    fused, optimizer = engine(fused_model.parameters(), lr=0.1), engine(model.parameters(), lr=0.1)
     optimizer.remove()
     fused_model.loss(1).backward()
     model.loss(1).backward()
@@ -205,10 +205,10 @@ def test_frozen_parameters_and_sparse_gradients(engine: type[BackwardUpdate]) ->
     model = Net()
     model.vector.requires_grad_(False)
     before = model.vector.clone()
-    engine(model.parameters(), lr=0.1).step()  # type: ignore[call-arg]
+    engine(model.parameters(), lr=0.1).step()
     assert torch.equal(model.vector, before)
     embedding = nn.Embedding(4, 2, sparse=True)
-    optimizer = engine(embedding.parameters(), lr=0.1)  # type: ignore[call-arg]
+    optimizer = engine(embedding.parameters(), lr=0.1)
     with pytest.raises(RuntimeError, match="sparse"):
         embedding(torch.tensor([1])).sum().backward()
     assert optimizer.state_dict()["state"] == {}

@@ -62,6 +62,48 @@ def test_a_plan_allocates_nothing_and_builds_twice(name: str) -> None:
     assert planned.build().param_groups[0]["params"]
 
 
+def test_asking_for_memory_draws_no_random_numbers(restored_registry: None) -> None:
+    @anyoptim.register("noisy")
+    class Noisy(torch.optim.SGD):
+        def __init__(self, params: Any, lr: float = 0.1) -> None:
+            super().__init__(params, lr=lr)
+
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    noise = torch.randn(parameter.shape)
+                    self.state[parameter]["noise"] = noise
+                    assert float(noise.sum()) != 0  # so that it needs a real step
+
+    model = llama()
+    before = torch.get_rng_state()
+    planned = plan("noisy", model)
+    assert planned.state_bytes == 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert planned.memory.method == "a real step per parameter shape"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_memory_under_a_default_device() -> None:
+    with torch.device("meta"):
+        assert plan("stable_adamw", architecture("LlamaForCausalLM")).state_bytes
+
+
+def test_memory_that_cannot_be_tried_is_unknown(restored_registry: None) -> None:
+    @anyoptim.register("flat")
+    class Flat(torch.optim.SGD):
+        """Makes one group of all, and a step that has no fake form."""
+
+        def __init__(self, params: Any, lr: float = 0.1) -> None:
+            super().__init__([each for group in params for each in group["params"]], lr=lr)
+
+        def step(self, closure: Any = None) -> None:
+            assert float(self.param_groups[0]["params"][0].sum()) > 0
+
+    planned = plan("flat")
+    assert planned.state_bytes is None
+    assert "unknown" in str(planned)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plan_is_readable_and_plain(name: str) -> None:
     planned = plan(name, args=needs_of(name))
@@ -149,9 +191,9 @@ def test_refusals(name: str, args: dict[str, Any], error: type[Exception], messa
 @pytest.mark.parametrize("name", ["adamw_torch", "apollo_adamw"])
 def test_no_model_no_optimizer(name: str) -> None:
     with pytest.raises(anyoptim.OptimError, match="model"):
-        anyoptim.get_optimizer(name, None, optim_target_modules="all-linear")  # type: ignore[arg-type]
+        anyoptim.get_optimizer(name, None, optim_target_modules="all-linear")
     with pytest.raises(anyoptim.OptimError, match=r"must be a torch\.nn\.Module, not list"):
-        anyoptim.get_optimizer(name, list(llama().parameters()))  # type: ignore[arg-type]
+        anyoptim.get_optimizer(name, list(llama().parameters()))
 
 
 def test_a_ratio_with_known_steps_is_resolved_outside_the_trainer_too() -> None:

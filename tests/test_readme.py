@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_trl import texts, tokenizer  # noqa: F401  # fixtures
 from torch.utils.data import Subset
 from toys import data, llama
 
@@ -20,8 +19,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[1])
 def test_block_runs(
     block: str,
-    tokenizer: Any,  # noqa: F811
-    texts: Any,  # noqa: F811
+    tokenizer: Any,
+    texts: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -122,7 +122,7 @@ def test_register_a_class_and_use_it() -> None:
 def test_changed_adam_fields_reach_a_constructor_without_annotations() -> None:
     @anyoptim.register("bare")
     class Bare(torch.optim.Optimizer):
-        def __init__(self, params, lr=1, betas=(0.9, 0.99), eps=1e-6):  # type: ignore[no-untyped-def]
+        def __init__(self, params, lr=1, betas=(0.9, 0.99), eps=1e-6):
             super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     unchanged = {"learning_rate": 0.5, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
@@ -165,6 +165,8 @@ def test_a_name_that_exists() -> None:
         ("torch.optim:AdamV", anyoptim.UnknownOptimizerError, "Did you mean 'Adam"),
         ("torch.nn:Linear", anyoptim.UnknownOptimizerError, "no optimizer 'Linear'"),
         ("torch.optim.AdamW", anyoptim.UnknownOptimizerError, "Write a class path as torch.optim:AdamW"),
+        (".optim:AdamW", anyoptim.UnknownOptimizerError, "not a class path"),
+        ("torch.optim:", anyoptim.UnknownOptimizerError, "not a class path"),
         (":AdamW", anyoptim.UnknownOptimizerError, "not a class path"),
     ],
 )
@@ -234,6 +236,21 @@ def test_a_broken_plug_in_is_one_warning(tmp_path: Path) -> None:
     assert run(program, path=tmp_path).split() == ["1", "True"]
 
 
+def test_a_plug_in_whose_spec_takes_a_name_that_exists(tmp_path: Path) -> None:
+    source = "import anyoptim\nSPEC = anyoptim.optimizer_info('sgd')\n"
+    plugin(tmp_path, name="cuckoo", value="plugged:SPEC", source=source)
+    program = (
+        "import anyoptim, warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    try:\n"
+        "        anyoptim.optimizer_info('cuckoo')\n"
+        "    except anyoptim.UnknownOptimizerError:\n"
+        "        print('exists already' in str(caught[0].message))\n"
+    )
+    assert run(program, path=tmp_path).strip() == "True"
+
+
 def test_a_plug_in_does_not_take_a_name_that_exists(tmp_path: Path) -> None:
     plugin(tmp_path, name="sgd", value="plugged:Nothing", source="")
     program = "import anyoptim; print(anyoptim.optimizer_info('sgd').package)"
@@ -301,5 +318,5 @@ def test_public_names_exist_and_have_docstrings() -> None:
         assert name == "__version__" or inspect.getdoc(thing), name
     assert set(dir(anyoptim)) == set(anyoptim.__all__)
     with pytest.raises(AttributeError):
-        anyoptim.no_such_name  # noqa: B018
+        anyoptim.__getattr__("no_such_name")
     assert registry.ENTRY_POINT_GROUP == "anyoptim.optimizers"

@@ -6,31 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import GUIDE_SPELLINGS, NAMES, data, falls, llama, losses, needs_of, run_arguments, train
+from toys import GUIDE_SPELLINGS, NAMES, falls, llama, losses, needs_of, run_arguments, train
 
 pytestmark = pytest.mark.usefixtures("enabled")
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    """Bytes as tokens, made here: no hub is needed."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: index for index, character in enumerate(alphabet)}
-    model = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="!", eos_token='"')
-
-
-@pytest.fixture(scope="module")
-def texts() -> Any:
-    from datasets import Dataset
-
-    examples = data()
-    rows = [bytes(examples[index]["input_ids"].tolist()).decode("latin-1") for index in range(256)]
-    return Dataset.from_dict({"text": rows})
 
 
 @pytest.mark.parametrize("name", [*NAMES, *GUIDE_SPELLINGS])

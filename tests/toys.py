@@ -18,25 +18,16 @@ NAMES = anyoptim.list_optimizers()
 GUIDE_SPELLINGS = ["schedule_free_radam"]
 LENGTH = 32
 
-TINY_LLAMA = LlamaConfig(
-    vocab_size=256,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    max_position_embeddings=64,
-    tie_word_embeddings=False,
-)
-TINY_BERT = BertConfig(
-    vocab_size=256,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    max_position_embeddings=64,
-    hidden_dropout_prob=0.0,
-    attention_probs_dropout_prob=0.0,
-)
+SIZES = {
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+TINY_LLAMA = LlamaConfig(**SIZES, tie_word_embeddings=False)
+TINY_BERT = BertConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
 def llama(seed: int = 0) -> LlamaForCausalLM:

@@ -93,7 +93,7 @@ def check(value: object, hyperparameter: Hyperparameter, spec_name: str, origin:
     return converted
 
 
-def read_items(text: str | Mapping[str, object] | None, spec_name: str) -> dict[str, object]:
+def read_items(text: object, spec_name: str) -> dict[str, object]:
     """Split ``optim_args`` into keys and raw values; values of text stay text."""
     if text is None:
         return {}

@@ -72,32 +72,36 @@ def _one_step_per_shape(plan: Plan, reason: Exception) -> StateMemory:
     ]
     try:
         optimizer = _after_one_step(plan, reduced)
+        seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        total = _bytes_of_groups(optimizer, seen)
+        for group, count in zip(optimizer.param_groups, counts, strict=True):
+            for parameter, times in zip(group["params"], count.values(), strict=True):
+                total += times * _bytes_of(optimizer.state.get(parameter), seen)
     except Exception as error:  # see state_memory
         return StateMemory(None, f"no step could be tried: {error or reason!r}")
-    seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    total = _bytes_of_groups(optimizer, seen)
-    for group, count in zip(optimizer.param_groups, counts, strict=True):
-        for parameter, times in zip(group["params"], count.values(), strict=True):
-            total += times * _bytes_of(optimizer.state.get(parameter), seen)
     return StateMemory(total, "a real step per parameter shape")
 
 
 def _after_one_step(plan: Plan, groups: Sequence[GroupDict]) -> Optimizer:
-    """Build a plan's optimizer on stand-ins for the parameters of ``groups``, and let it step once."""
-    stand_ins: list[GroupDict] = [
-        {**group, "params": [nn.Parameter(torch.ones(each.shape, dtype=each.dtype)) for each in group["params"]]}
-        for group in groups
-    ]
-    parameters = [parameter for group in stand_ins for parameter in group["params"]]
-    takes_model = plan.implementation.takes_model
-    optimizer = plan.implementation.load()(nn.ParameterList(parameters) if takes_model else stand_ins, **plan.keywords)
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    train = getattr(optimizer, "train", None)
-    if callable(train):  # schedule-free optimizers refuse to step in eval mode
-        train()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a package says at its first step, it says in training
+    """Build a plan's optimizer on stand-ins for the parameters of ``groups``, and let it step once.
+
+    On the CPU whatever the default device, and without drawing from the random numbers of a run. What a
+    package warns of at its first step, it says in training.
+    """
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stand_ins: list[GroupDict] = [
+            {**group, "params": [nn.Parameter(torch.ones(each.shape, dtype=each.dtype)) for each in group["params"]]}
+            for group in groups
+        ]
+        parameters = [parameter for group in stand_ins for parameter in group["params"]]
+        params = nn.ParameterList(parameters) if plan.implementation.takes_model else stand_ins
+        optimizer = plan.implementation.load()(params, **plan.keywords)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        train = getattr(optimizer, "train", None)
+        if callable(train):  # schedule-free optimizers refuse to step in eval mode
+            train()
         optimizer.step()
     return optimizer
 

@@ -11,14 +11,14 @@ from types import ModuleType
 from anyoptim.errors import MissingPackageError
 
 
-def load(module_name: str, *, needed_by: str, package: str, install: str) -> ModuleType:
+def load(module_name: str, *, needed_by: str, package: str, install: str = "") -> ModuleType:
     """Import a module, leaving the root logger as it was.
 
     Args:
         module_name: what to import.
         needed_by: what cannot go on without it, for the message.
         package: the distribution it belongs to.
-        install: the command that installs it.
+        install: the command that installs it, where that is known.
 
     Raises:
         MissingPackageError: it does not import, for whatever reason.
@@ -27,8 +27,9 @@ def load(module_name: str, *, needed_by: str, package: str, install: str) -> Mod
         with _root_logger_kept():
             return importlib.import_module(module_name)
     except Exception as error:  # a package that does not fit this machine may raise anything when imported
+        mend = f"Install it: {install}" if install else "Install it, or mend the name."
         raise MissingPackageError(
-            f"{needed_by} needs the package {package}, which does not import here ({error}). Install it: {install}"
+            f"{needed_by} needs the package {package}, which does not import here ({error}). {mend}"
         ) from error
 
 

@@ -10,14 +10,18 @@ import warnings
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from anyoptim.errors import MissingPackageError, OptimError, UnknownOptimizerError, did_you_mean
+from anyoptim import packages
+from anyoptim.errors import OptimError, UnknownOptimizerError, did_you_mean
 from anyoptim.spec import OptimizerSpec, spec_of
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
 
-_Constructor = TypeVar("_Constructor", bound=Callable[..., object])
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+_Constructor = TypeVar("_Constructor", bound="Callable[..., Optimizer]")
 
 _specs: dict[str, OptimizerSpec] = {}
 _aliases: dict[str, str] = {}
@@ -62,7 +66,7 @@ def register(
     name = normalise(entry)
 
     def decorate(constructor: _Constructor) -> _Constructor:
-        _add(spec_of(constructor, name, summary=summary), replace=replace)  # type: ignore[arg-type]  # an optimizer
+        _add(spec_of(constructor, name, summary=summary), replace=replace)
         return constructor
 
     return decorate
@@ -188,21 +192,18 @@ def _load_plugin(name: str) -> OptimizerSpec | None:
     try:
         loaded = entry_point.load()
         spec = loaded if isinstance(loaded, OptimizerSpec) else spec_of(loaded, name)
+        _add(spec, replace=False)
     except Exception as error:  # a stranger's module may raise anything; it must not break ours
         warnings.warn(f"The plug-in {entry_point.value} for {name!r} does not load: {error}", stacklevel=2)
         return None
-    _add(spec, replace=False)
     return spec
 
 
 def _class_path(path: str) -> OptimizerSpec:
     module_name, _, attribute = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise MissingPackageError(f"{path}: the module {module_name!r} does not import ({error}).") from error
-    except ValueError as error:
-        raise UnknownOptimizerError(f"{path!r} is not a class path; write it as package.module:Class.") from error
+    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
+        raise UnknownOptimizerError(f"{path!r} is not a class path; write it as package.module:Class.")
+    module = packages.load(module_name, needed_by=path, package=module_name.partition(".")[0])
     constructor: Any = getattr(module, attribute, None)
     if not _makes_optimizers(constructor):
         optimizers = [name for name in dir(module) if _makes_optimizers(getattr(module, name, None))]

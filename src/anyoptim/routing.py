@@ -63,8 +63,9 @@ class _Pattern:
             self.regex: re.Pattern[str] | None = re.compile(text)
         except re.error as error:
             self.regex, self.regex_error = None, str(error)
-        self.matched: list[str] = []
+        self.eligible = 0
         self.won = 0
+        self.left_out: list[str] = []
 
     def matches(self, name: str) -> bool:
         if self.in_list and self.text in name:
@@ -152,18 +153,21 @@ def _choose(model: nn.Module, patterns: list[_Pattern], optimizer: str) -> tuple
             if not pattern.all_linear and not pattern.matches(module_name):
                 continue
             reason = _no_target(module, module_name, own_names)
-            pattern.matched.append(f"{module_name or 'the model itself'} ({reason})" if reason else "")
-            if not reason and rule is None:
+            if reason:
+                pattern.left_out.append(f"{module_name or 'the model itself'} ({reason})")
+                continue
+            pattern.eligible += 1
+            if rule is None:
                 rule = pattern.text
                 pattern.won += 1
         if rule is not None:
             chosen[f"{module_name}.weight" if module_name else "weight"] = rule
     for pattern in patterns:
-        if not any(not reason for reason in pattern.matched):
+        if not pattern.eligible:
             raise TargetModulesError(_nothing_chosen(pattern, linear_names, optimizer))
         if not pattern.won:
             notes.append(f"target pattern {pattern.text!r} is never used: earlier patterns match all that it matches")
-        tied = [reason for reason in pattern.matched if "shared with" in reason]
+        tied = [reason for reason in pattern.left_out if "shared with" in reason]
         if tied:
             notes.append(f"target pattern {pattern.text!r} leaves out {tied[0]}")
     return chosen, notes
@@ -201,9 +205,9 @@ def _unreached_stacks(model: nn.Module, routes: Sequence[Route]) -> Iterator[str
 
 def _nothing_chosen(pattern: _Pattern, linear_names: list[str], optimizer: str) -> str:
     quoted = f"optim_target_modules {pattern.text!r}"
-    if pattern.matched:
+    if pattern.left_out:
         return (
-            f"{quoted} matches {pattern.matched[0]} and no trainable nn.Linear, which {optimizer} needs."
+            f"{quoted} matches {pattern.left_out[0]} and no trainable nn.Linear, which {optimizer} needs."
             f" {_examples(linear_names)}"
         )
     if pattern.regex_error:

@@ -99,7 +99,7 @@ def resolve(spec: OptimizerSpec, fields: Fields, optim_args: object, overrides: 
     Raises:
         OptimArgsError: a value is unknown, of the wrong type, out of range, or missing.
     """
-    items = read_items(optim_args, spec.name)  # type: ignore[arg-type]  # it refuses what is no text or mapping
+    items = read_items(optim_args, spec.name)
     implementation = choose_implementation({**items, **overrides}, spec)
     values = {each.name: Setting(each.default, "default") for each in implementation.hyperparameters}
     layers = (

@@ -53,7 +53,8 @@ def list_command(
     if as_json:
         return print_json([_spec_summary(spec) for spec in specs])
     if not specs:
-        raise OptimError(f"No optimizer matches {pattern!r}; `anyoptim list` shows every name.")
+        origin = f" in package {package!r}" if package else ""
+        raise OptimError(f"No optimizer matches {pattern!r}{origin}; `anyoptim list` shows every name.")
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("name", "package", "licence", "summary"):
         table.add_column(column, no_wrap=column != "summary")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from math import ceil
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +186,7 @@ def _wrap_trainer(undo: ExitStack) -> None:
     def create_scheduler_with_steps(self: Any, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
         for group in getattr(self.optimizer, "param_groups", ()):
             if isinstance(group.get("warmup_steps"), float):
-                group["warmup_steps"] = ceil(group["warmup_steps"] * num_training_steps)
+                group["warmup_steps"] = self.args.get_warmup_steps(num_training_steps)
         return create_scheduler(self, num_training_steps, *args, **kwargs)
 
     _replace(undo, Trainer, "create_scheduler", create_scheduler_with_steps)
