@@ -285,7 +285,7 @@ def test_an_import_that_configures_logging_is_undone() -> None:
     """grokadamw calls logging.basicConfig(level=INFO) when it is imported."""
     program = (
         "import logging, torch, anyoptim\n"
-        "anyoptim.get_optimizer('grokadamw', torch.nn.Linear(2, 2))\n"
+        "anyoptim.get_optimizer('grokadamw', torch.nn.Linear(2, 2), implementation='upstream')\n"
         "root = logging.getLogger()\n"
         "assert not root.handlers and root.level == logging.WARNING, root\n"
     )
@@ -306,10 +306,12 @@ def test_a_missing_package(name: str, module: str, pip: str, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(anyoptim.MissingPackageError, match=pip) as caught:
         anyoptim.get_optimizer(name, llama(), optim_args="rank=4" if name.startswith("apollo") else None,
-                               optim_target_modules="all-linear" if name.startswith("apollo") else None)  # fmt: skip
+                               optim_target_modules="all-linear" if name.startswith("apollo") else None,
+                               implementation="upstream")  # fmt: skip
     assert isinstance(caught.value, ImportError)
-    assert not anyoptim.optimizer_info(name).installed
-    assert name in anyoptim.list_optimizers(installed=False)
+    spec = anyoptim.optimizer_info(name)
+    assert not next(each for each in spec.implementations if each.name == "upstream").installed
+    assert (name in anyoptim.list_optimizers(installed=False)) is (spec.default.name == "upstream")
 
 
 def test_public_names_exist_and_have_docstrings() -> None:

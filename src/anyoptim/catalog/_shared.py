@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyoptim.spec import Hyperparameter, Interval
+from anyoptim.spec import Hyperparameter, Implementation, Interval
 
 NON_NEGATIVE = Interval(low=0.0)
 POSITIVE = Interval(low=0.0, open_low=True)
@@ -44,3 +44,14 @@ FOREACH = optional_flag("foreach", "update all tensors in batched calls")
 CAPTURABLE = flag("capturable", "safe to capture in a CUDA graph")
 DIFFERENTIABLE = flag("differentiable", "let autograd record the step")
 FUSED = optional_flag("fused", "one kernel for the whole update")
+
+
+def native(target: str, *hyperparameters: Hyperparameter) -> Implementation:
+    """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
+    return Implementation(
+        name="native",
+        target=f"anyoptim.engines.{target}",
+        package="anyoptim",
+        licence="Apache-2.0",
+        hyperparameters=hyperparameters,
+    )

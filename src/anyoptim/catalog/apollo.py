@@ -1,11 +1,39 @@
-"""APOLLO. Source: https://github.com/zhuhanqing/APOLLO (apollo-torch, CC-BY-NC-4.0: not for commercial use)."""
+"""APOLLO: an engine of our own; upstream is https://github.com/zhuhanqing/APOLLO (apollo-torch, CC-BY-NC-4.0)."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, weight_decay
+from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, native, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+
+_HYPERPARAMETERS = (
+    lr(1e-3),
+    betas(),
+    eps(1e-6),
+    weight_decay(),
+    flag("correct_bias", "Adam's bias correction", default=True),
+    flag("scale_front", "apply scale before the norm-growth limiter"),
+    flag("disable_nl", "switch the norm-growth limiter off"),
+    Hyperparameter("rank", int, 256, "rank of the projected gradient", AT_LEAST_ONE, "target"),
+    Hyperparameter("proj", Literal["random", "svd"], "random", "projection", scope="target"),
+    Hyperparameter(
+        "scale_type",
+        Literal["channel", "tensor"],
+        "channel",
+        "one scale per channel or tensor",
+        scope="target",
+    ),
+    Hyperparameter("scale", float, 1.0, "gradient scale; its square root is applied", POSITIVE, "target"),
+    Hyperparameter("update_proj_gap", int, 200, "steps between new projections", AT_LEAST_ONE, "target"),
+    Hyperparameter(
+        "proj_type",
+        Literal["std", "reverse_std", "left", "right"],
+        "std",
+        "side that is projected",
+        scope="target",
+    ),
+)
 
 APOLLO = OptimizerSpec(
     name="apollo_adamw",
@@ -15,6 +43,11 @@ APOLLO = OptimizerSpec(
     aliases=("apollo_torch/apollo_adamw",),
     traits=Traits(needs_targets=True, adam_fields=True),
     implementations=(
+        native(
+            "apollo:APOLLOAdamW",
+            *_HYPERPARAMETERS,
+            Hyperparameter("keep_projection", bool, False, "hold random projections, for speed", scope="target"),
+        ),
         Implementation(
             name="upstream",
             target="apollo_torch:APOLLOAdamW",
@@ -22,33 +55,7 @@ APOLLO = OptimizerSpec(
             extra="apollo",
             licence="CC-BY-NC-4.0",
             resumable=False,
-            hyperparameters=(
-                lr(1e-3),
-                betas(),
-                eps(1e-6),
-                weight_decay(),
-                flag("correct_bias", "Adam's bias correction", default=True),
-                flag("scale_front", "apply scale before the norm-growth limiter"),
-                flag("disable_nl", "switch the norm-growth limiter off"),
-                Hyperparameter("rank", int, 256, "rank of the projected gradient", AT_LEAST_ONE, "target"),
-                Hyperparameter("proj", Literal["random", "svd"], "random", "projection", scope="target"),
-                Hyperparameter(
-                    "scale_type",
-                    Literal["channel", "tensor"],
-                    "channel",
-                    "one scale per channel or tensor",
-                    scope="target",
-                ),
-                Hyperparameter("scale", float, 1.0, "gradient scale; its square root is applied", POSITIVE, "target"),
-                Hyperparameter("update_proj_gap", int, 200, "steps between new projections", AT_LEAST_ONE, "target"),
-                Hyperparameter(
-                    "proj_type",
-                    Literal["std", "reverse_std", "left", "right"],
-                    "std",
-                    "side that is projected",
-                    scope="target",
-                ),
-            ),
+            hyperparameters=_HYPERPARAMETERS,
             refused={"no_deprecation_warning": "it silences a warning that apollo_adamw never gives"},
         ),
     ),

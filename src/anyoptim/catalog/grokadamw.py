@@ -1,11 +1,35 @@
-"""GrokAdamW. Source: https://github.com/cognitivecomputations/grokadamw"""
+"""GrokAdamW: an engine of our own; upstream is https://github.com/cognitivecomputations/grokadamw (Apache-2.0)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from anyoptim.catalog._shared import FRACTION, NON_NEGATIVE, betas, eps, lr, weight_decay
+from anyoptim.catalog._shared import FRACTION, NON_NEGATIVE, betas, eps, lr, native, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec
+
+_HYPERPARAMETERS = (
+    lr(1e-3),
+    betas(),
+    eps(),
+    weight_decay(1e-2),
+    Hyperparameter("alpha_init", float, 0.98, "momentum of the slow gradient", FRACTION),
+    Hyperparameter("lamb", float, 2.0, "amplification of the slow gradient", NON_NEGATIVE),
+    Hyperparameter("gamma", float, 0.1, "decay of beta1 over layers", FRACTION),
+    Hyperparameter(
+        "grokking_signal_fns",
+        list[Callable[[], float]] | None,
+        None,
+        "each returns a signal; their mean counts",
+    ),
+    Hyperparameter("grokking_signal_decay_rate", float, 0.1, "how fast the signal lowers alpha", NON_NEGATIVE),
+    Hyperparameter(
+        "gradient_clipping",
+        float,
+        1.0,
+        "norm to clip each parameter's gradient at; 0: off",
+        NON_NEGATIVE,
+    ),
+)
 
 SPECS = (
     OptimizerSpec(
@@ -14,6 +38,7 @@ SPECS = (
         paper="arXiv 2405.20233 (Grokfast), https://github.com/cognitivecomputations/grokadamw",
         usual_lr=(1e-6, 3e-3),
         implementations=(
+            native("grokadamw:GrokAdamW", *_HYPERPARAMETERS),
             Implementation(
                 name="upstream",
                 target="grokadamw:GrokAdamW",
@@ -21,31 +46,7 @@ SPECS = (
                 extra="grokadamw",
                 licence="Apache-2.0",
                 resumable=False,
-                hyperparameters=(
-                    lr(1e-3),
-                    betas(),
-                    eps(),
-                    weight_decay(1e-2),
-                    Hyperparameter("alpha_init", float, 0.98, "momentum of the slow gradient", FRACTION),
-                    Hyperparameter("lamb", float, 2.0, "amplification of the slow gradient", NON_NEGATIVE),
-                    Hyperparameter("gamma", float, 0.1, "decay of beta1 over layers", FRACTION),
-                    Hyperparameter(
-                        "grokking_signal_fns",
-                        list[Callable[[], float]] | None,
-                        None,
-                        "each returns a signal; their mean counts",
-                    ),
-                    Hyperparameter(
-                        "grokking_signal_decay_rate", float, 0.1, "how fast the signal lowers alpha", NON_NEGATIVE
-                    ),
-                    Hyperparameter(
-                        "gradient_clipping",
-                        float,
-                        1.0,
-                        "norm to clip each parameter's gradient at; 0: off",
-                        NON_NEGATIVE,
-                    ),
-                ),
+                hyperparameters=_HYPERPARAMETERS,
             ),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE, lr, weight_decay
+from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE, lr, native, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _CLIP_VALUE = Hyperparameter("clip_grad_value", float | None, None, "clamp gradients to [-value, value]", POSITIVE)
@@ -17,16 +17,6 @@ _ADALOMO = (
     _CLIP_VALUE,
     weight_decay(),
 )
-
-
-def _native(target: str, *hyperparameters: Hyperparameter) -> Implementation:
-    return Implementation(
-        name="native",
-        target=f"anyoptim.engines.{target}",
-        package="anyoptim",
-        licence="Apache-2.0",
-        hyperparameters=hyperparameters,
-    )
 
 
 def _upstream(
@@ -55,7 +45,7 @@ SPECS = (
         aliases=("lomo_optim/lomo",),
         traits=Traits(fused_backward=True),
         implementations=(
-            _native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay()),
+            native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay()),
             _upstream(
                 "Lomo",
                 lr(1e-3),
@@ -74,7 +64,7 @@ SPECS = (
         aliases=("lomo_optim/adalomo",),
         traits=Traits(fused_backward=True),
         implementations=(
-            _native("adalomo:AdaLomo", *_ADALOMO),
+            native("adalomo:AdaLomo", *_ADALOMO),
             _upstream(
                 "AdaLomo",
                 *_ADALOMO,

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from anyoptim.engines.engine import Engine, whole
+from anyoptim.errors import UnsupportedError
 
-class BackwardUpdate(Optimizer):
+
+class BackwardUpdate(Engine):
     """An optimizer that updates a parameter when autograd has its gradient, and frees the gradient at once.
 
     ``loss.backward()`` trains; ``step()`` only updates what still holds a gradient. While
@@ -31,6 +33,8 @@ class BackwardUpdate(Optimizer):
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
         self.accumulating = False
+        self._norms: list[Tensor] | None = None
+        self._clip_factor: Tensor | None = None
         self._hooks: list[RemovableHandle] = []
         super().__init__(params, defaults)
 
@@ -52,27 +56,46 @@ class BackwardUpdate(Optimizer):
             hook.remove()
         self._hooks.clear()
 
-    @torch.no_grad()
+    def clip_grad_norm(self, loss: Tensor, max_norm: float) -> Tensor:
+        """Measure the norm of all gradients in a backward pass of its own, so that the next one clips it.
+
+        The first of LOMO's two passes (arXiv 2306.09782, section 3.3): ``clip_grad_norm(loss, 1.0)``,
+        ``loss.backward()``, ``step()``. No gradient outlives its measurement, and nothing is updated.
+
+        Args:
+            loss: the loss; its graph is kept for the second pass.
+            max_norm: the norm to clip at, until the next :meth:`step`.
+
+        Returns:
+            The norm before clipping, a 0-d fp32 tensor.
+
+        Raises:
+            UnsupportedError: gradients of earlier micro-batches are there, which a second pass would lose.
+        """
+        if any(each.grad is not None for group in self.param_groups for each in group["params"]):
+            raise UnsupportedError(
+                "clip_grad_norm takes two backward passes, so no gradients may be accumulated before; keep"
+                " accumulating=True, then call torch.nn.utils.clip_grad_norm_ and step()."
+            )
+        self._norms = []
+        try:
+            torch.autograd.backward(loss, retain_graph=True)
+            norm = torch.linalg.vector_norm(torch.stack(self._norms)) if self._norms else loss.new_zeros(())
+        finally:
+            self._norms = None
+        self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        return norm
+
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the parameters that still hold a gradient: none, after a backward pass that updated."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self._consume(parameter, group)
+        """Update the parameters that still hold a gradient, and end :meth:`clip_grad_norm`'s effect."""
+        loss = super().step(closure)
+        self._clip_factor = None
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load state as it was saved, in its own dtype."""
-        # torch casts state to the parameter's dtype, which would round the fp32 state of bf16 weights
-        super().load_state_dict(state_dict)
-        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-        live = [parameter for group in self.param_groups for parameter in group["params"]]
-        for index, parameter in zip(saved, live, strict=True):
-            for key, value in state_dict["state"].get(index, {}).items():
-                self.state[parameter][key] = value.to(parameter.device, copy=True)
+    def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Update the parameters that still hold a gradient: none, after a backward pass that updated."""
+        for parameter in parameters:
+            self._consume(parameter, group)
 
     def _consume(self, parameter: Tensor, group: dict[str, Any]) -> None:
         if parameter.grad is None:
@@ -81,8 +104,13 @@ class BackwardUpdate(Optimizer):
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
         gradient = parameter.grad.float()
         parameter.grad = None
+        if self._norms is not None:
+            self._norms.append(whole(torch.linalg.vector_norm(gradient)))
+            return
         if group["clip_grad_value"] is not None:
             gradient = gradient.clamp(-group["clip_grad_value"], group["clip_grad_value"])
+        if self._clip_factor is not None:
+            gradient = gradient * self._clip_factor
         self.update(parameter, gradient, group)
 
 
@@ -93,7 +121,7 @@ def _hook(optimizer: BackwardUpdate, group_index: int) -> Callable[[Tensor], Non
     @torch.no_grad()
     def hook(parameter: Tensor) -> None:
         owner = reference()
-        if owner is not None and not owner.accumulating:
+        if owner is not None and (owner._norms is not None or not owner.accumulating):
             owner._consume(parameter, owner.param_groups[group_index])
 
     return hook

@@ -8,6 +8,7 @@ These things of transformers and accelerate are changed, and put back by ``disab
 - ``Trainer.get_decay_parameter_names`` answers ``in`` from a set: the Trainer looks every parameter
   up in that list, which takes quadratic time;
 - ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
+- ``Trainer.log`` tells an optimizer that takes losses (GrokAdamW) the ones that it logs;
 - ``Accelerator.backward`` drops the ``learning_rate`` that the Trainer passes for ``lomo`` and
   ``adalomo`` unless a lomo_optim object is there, and tells fused optimizers which micro-batch is last.
 """
@@ -190,6 +191,17 @@ def _wrap_trainer(undo: ExitStack) -> None:
         return create_scheduler(self, num_training_steps, *args, **kwargs)
 
     _replace(undo, Trainer, "create_scheduler", create_scheduler_with_steps)
+
+    log = Trainer.log
+
+    @functools.wraps(log)
+    def log_and_report(self: Any, logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        if hasattr(optimizer, "report_losses"):
+            optimizer.report_losses(train_loss=logs.get("loss"), eval_loss=logs.get("eval_loss"))
+        return log(self, logs, *args, **kwargs)
+
+    _replace(undo, Trainer, "log", log_and_report)
 
 
 class _Names(list[str]):

@@ -1,0 +1,281 @@
+"""APOLLO: gradients scaled as a low-rank AdamW would scale them. Source: arXiv 2412.05270, Algorithm 1.
+
+The norm-growth limiter is equation 4 of that paper (Fira, arXiv 2410.01623); which side a projection
+takes is GaLore's convention, arXiv 2403.03507.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+
+from anyoptim.engines.engine import Engine, local, pieces, whole
+
+_TINY = 1e-8
+_GROWTH = 1.01
+_RENEWED = 1_000_003  # between the seeds of one matrix's projections: more than a model has matrices
+_TARGET_DEFAULTS: dict[str, Any] = {
+    "proj": "random",
+    "scale_type": "channel",
+    "scale": 1.0,
+    "update_proj_gap": 200,
+    "proj_type": "std",
+    "keep_projection": False,
+}
+
+
+class APOLLOAdamW(Engine):
+    """APOLLO on the groups that have a ``rank``, AdamW on the others.
+
+    A matrix G of shape (m, n), or each of the matrices of a stack (E, m, n), is projected to R of shape
+    (m, r) if m >= n, else (r, n) (``proj_type="std"``). Adam's step on R gives one factor per channel, the
+    rows or columns that R keeps, or one per tensor; G times these factors is the update.
+
+    State of a matrix: ``exp_avg`` and ``exp_avg_sq`` of R's shape and the parameter's dtype, ``step``,
+    ``seed``, and ``update_norm`` (fp32, one per matrix; the limiter's). A random projection is made
+    anew from its seed at each step; ``projection`` is in the state only for svd, which needs the
+    gradient it came from, and with ``keep_projection``.
+
+    Passes over matrix-sized memory in a step: 5. G is read three times (projection, channel norms,
+    update) and the weight is read and written once; 2 more where it decays. The limiter's norm comes
+    from the channel norms, so the scaled gradient never exists. Nothing waits for the device.
+
+    Args:
+        params: parameters or param groups. A group with ``rank`` may set ``proj`` ("random" or "svd"),
+            ``scale_type`` ("channel" or "tensor"), ``scale`` (its square root multiplies the update),
+            ``update_proj_gap`` (steps between new projections), ``proj_type`` ("std", "reverse_std",
+            "left", "right") and ``keep_projection`` (hold a random projection, for speed).
+        lr: learning rate.
+        betas: decay rates of the moments.
+        eps: added to the denominator.
+        weight_decay: decoupled, applied after the update.
+        correct_bias: Adam's bias correction.
+        scale_front: apply ``scale`` before the limiter.
+        disable_nl: switch the norm-growth limiter off.
+
+    Raises:
+        ValueError: a parameter of a group with ``rank`` is no matrix and no stack of matrices.
+    """
+
+    foreign_state = ("projector", "apollo_torch")
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        correct_bias: bool = True,
+        scale_front: bool = False,
+        disable_nl: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "correct_bias": correct_bias,
+            "scale_front": scale_front,
+            "disable_nl": disable_nl,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, with the defaults of a target's keys where it has a ``rank``."""
+        if "rank" not in param_group:
+            super().add_param_group(param_group)
+            return
+        super().add_param_group({**_TARGET_DEFAULTS, **param_group})
+        flat = [parameter for parameter in self.param_groups[-1]["params"] if parameter.dim() < 2]
+        if flat:
+            self.param_groups.pop()
+            raise ValueError(f"a parameter of shape {tuple(flat[0].shape)} is no matrix: leave rank out of its group")
+
+    def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Apply one step; see :class:`Engine`."""
+        if "rank" not in group:
+            self._adamw(group, parameters)
+            return
+        for parameter in parameters:
+            if parameter.numel():
+                self._apollo(group, parameter)
+
+    def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        beta1, beta2 = group["betas"]
+        states: list[dict[str, Any]] = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state["step"] = 0
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["step"] += 1
+        for tensors, scalars in pieces(
+            {
+                "weight": [parameter.detach() for parameter in parameters],
+                "gradient": [parameter.grad for parameter in parameters],  # type: ignore[misc]
+                "exp_avg": [state["exp_avg"] for state in states],
+                "exp_avg_sq": [state["exp_avg_sq"] for state in states],
+            },
+            {"size": [-_step_size(group, state["step"]) for state in states]},
+        ):
+            torch._foreach_lerp_(tensors["exp_avg"], tensors["gradient"], 1 - beta1)
+            torch._foreach_mul_(tensors["exp_avg_sq"], beta2)
+            torch._foreach_addcmul_(tensors["exp_avg_sq"], tensors["gradient"], tensors["gradient"], value=1 - beta2)
+            denominator = torch._foreach_sqrt(tensors["exp_avg_sq"])
+            torch._foreach_add_(denominator, group["eps"])
+            torch._foreach_addcdiv_(tensors["weight"], tensors["exp_avg"], denominator, scalars["size"])
+            if group["weight_decay"] > 0:
+                torch._foreach_mul_(tensors["weight"], 1 - group["lr"] * group["weight_decay"])
+
+    def _apollo(self, group: dict[str, Any], parameter: Tensor) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        state = self.state[parameter]
+        if not state:
+            state["step"], state["seed"] = 0, self._position(parameter)
+        side = _side(group["proj_type"], gradient)
+        low = _project(gradient, self._projection(group, state, gradient, side), side)
+        if "exp_avg" not in state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(low), torch.zeros_like(low)
+            # no limit at the first step, without a branch: any norm is below infinity's
+            state["update_norm"] = torch.full(
+                (*gradient.shape[:-2], 1, 1), math.inf, dtype=torch.float32, device=gradient.device
+            )
+        state["step"] += 1
+
+        beta1, beta2 = group["betas"]
+        low = low.float()
+        first = _lerped(state["exp_avg"], low, 1 - beta1)
+        second = _lerped(state["exp_avg_sq"], low.square(), 1 - beta2)
+        direction = first / (second.sqrt() + group["eps"])
+
+        # a channel is a row where columns were projected, else a column
+        over = -1 if side == "right" else -2
+        dims = (over,) if group["scale_type"] == "channel" else (-2, -1)
+        factor = _norm(direction, dims) / (_norm(low, dims) + _TINY)
+        root = math.sqrt(group["scale"])
+        if group["scale_front"]:
+            factor = factor * root
+        if not group["disable_nl"]:
+            norm = whole((factor * _norm(gradient, dims)).square().sum(dim=(-2, -1), keepdim=True)).sqrt()
+            limiter = (norm / (state["update_norm"] + _TINY)).clamp(min=_GROWTH) / _GROWTH
+            state["update_norm"] = norm / limiter
+            factor = factor / (_like(limiter, factor))
+        if not group["scale_front"]:
+            factor = factor * root
+        factor = factor * -_step_size(group, state["step"])
+
+        weight, update, by = _matching(parameter.detach(), gradient, factor)
+        weight.addcmul_(update, by)
+        if group["weight_decay"] > 0:
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+
+    def _projection(
+        self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor, side: Literal["left", "right"]
+    ) -> Tensor:
+        """Return the projection of this step: (..., r, n) for the right side, (..., m, r) for the left."""
+        renew = state["step"] % group["update_proj_gap"] == 0
+        held: Tensor | None = state.get("projection")
+        if held is not None and not renew:
+            return held
+        if group["proj"] == "svd":
+            made = _svd(gradient, group["rank"], side)
+        else:
+            seed = state["seed"] + state["step"] // group["update_proj_gap"] * _RENEWED
+            made = random_projection(gradient, group["rank"], side, seed)
+        if group["proj"] == "svd" or group["keep_projection"]:
+            state["projection"] = made
+        return made
+
+    def _position(self, parameter: Tensor) -> int:
+        """Return a parameter's place among all, from 1: the seed of its projections."""
+        every = (each for group in self.param_groups for each in group["params"])
+        return next(place for place, each in enumerate(every, start=1) if each is parameter)
+
+
+def random_projection(gradient: Tensor, rank: int, side: Literal["left", "right"], seed: int) -> Tensor:
+    """Return a Gaussian projection of variance 1/rank for a gradient, drawn on its device from a seed.
+
+    Args:
+        gradient: (..., m, n); its device and dtype are the projection's.
+        rank: r.
+        side: "right" gives (..., r, n), "left" (..., m, r).
+        seed: any integer below 2**32; the stack of a gradient is drawn from one seed.
+    """
+    *stack, rows, columns = gradient.shape
+    shape = (*stack, rank, columns) if side == "right" else (*stack, rows, rank)
+    generator = torch.Generator(device=gradient.device).manual_seed(seed % 2**32)
+    drawn = torch.randn(shape, generator=generator, device=gradient.device, dtype=torch.float32)
+    return drawn.div_(math.sqrt(rank)).to(gradient.dtype)
+
+
+def _svd(gradient: Tensor, rank: int, side: Literal["left", "right"]) -> Tensor:
+    left: Tensor
+    right: Tensor
+    left, _, right = torch.linalg.svd(whole(gradient).float(), full_matrices=False)
+    chosen = right[..., :rank, :] if side == "right" else left[..., :rank]
+    return chosen.to(gradient.dtype, memory_format=torch.contiguous_format, copy=True)
+
+
+def _side(proj_type: str, gradient: Tensor) -> Literal["left", "right"]:
+    if proj_type in ("left", "right"):
+        return proj_type  # type: ignore[return-value]
+    tall = gradient.shape[-2] >= gradient.shape[-1]
+    return "right" if tall == (proj_type == "std") else "left"
+
+
+def _project(gradient: Tensor, projection: Tensor, side: Literal["left", "right"]) -> Tensor:
+    if isinstance(gradient, DTensor):
+        mesh = gradient.device_mesh
+        replicated = DTensor.from_local(projection, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        low = gradient @ replicated.mT if side == "right" else replicated.mT @ gradient
+        assert isinstance(low, DTensor)
+        reduced = [Replicate() if isinstance(each, Partial) else each for each in low.placements]
+        return low.redistribute(placements=reduced)
+    return gradient @ projection.mT if side == "right" else projection.mT @ gradient
+
+
+def _lerped(moment: Tensor, towards: Tensor, weight: float) -> Tensor:
+    """Move a moment and return it in fp32, in which the arithmetic is done."""
+    if moment.dtype == torch.float32:
+        return moment.lerp_(towards, weight)
+    moved = moment.float().lerp_(towards, weight)
+    moment.copy_(moved)
+    return moved
+
+
+def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=torch.float32)
+    return norm
+
+
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return a tensor replicated over the mesh of ``other``, where that is a DTensor."""
+    if isinstance(other, DTensor):
+        mesh = other.device_mesh
+        return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return tensor
+
+
+def _matching(weight: Tensor, gradient: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three as plain tensors: a DTensor's own part, and of the factor what scales that part."""
+    if not isinstance(weight, DTensor):
+        return weight, gradient, factor
+    assert isinstance(factor, DTensor)
+    placements = [
+        each if isinstance(each, Shard) and factor.shape[each.dim] > 1 else Replicate() for each in weight.placements
+    ]
+    return local(weight), local(gradient), local(factor.redistribute(placements=placements))
+
+
+def _step_size(group: dict[str, Any], step: int) -> float:
+    rate = float(group["lr"])
+    if not group["correct_bias"]:
+        return rate
+    beta1, beta2 = group["betas"]
+    return rate * math.sqrt(1 - beta2**step) / float(1 - beta1**step)

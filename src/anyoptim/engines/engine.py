@@ -1,0 +1,110 @@
+"""What our own optimizers share: how state is loaded, which gradients are refused, and tensors cut to the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from anyoptim.errors import UnsupportedError
+
+_CHUNK = 2**17
+"""Elements per piece on a CPU: five fp32 pieces of this size fit a core's cache; smaller ones cost more calls."""
+
+
+class Engine(Optimizer):
+    """A ``torch.optim.Optimizer`` whose state is tensors and plain values, made at the first step."""
+
+    foreign_state: ClassVar[tuple[str, str]] = ("", "")
+    """A key that only the upstream package's state dict has, and that package's name."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss again and returns it.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
+        for group in self.param_groups:
+            self.update_group(group, [each for each in group["params"] if each.grad is not None])
+        return loss
+
+    def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Apply one step to ``parameters``, the ones of ``group`` that have a gradient."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load state as it was saved, in its own dtype.
+
+        Raises:
+            UnsupportedError: it was saved by the upstream package's class.
+        """
+        key, package = self.foreign_state
+        held = [*state_dict["param_groups"], *state_dict["state"].values()]
+        if key and any(key in each for each in held):
+            raise UnsupportedError(
+                f"This state was saved by {package}'s class, in a form of its own; load it with"
+                " implementation=upstream, or start the optimizer afresh."
+            )
+        # torch casts state to the parameter's dtype, which would round the fp32 state of bf16 weights
+        super().load_state_dict(state_dict)
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        live = [parameter for group in self.param_groups for parameter in group["params"]]
+        for index, parameter in zip(saved, live, strict=True):
+            for name, value in state_dict["state"].get(index, {}).items():
+                copied = value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
+                self.state[parameter][name] = copied
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a DTensor, sharing its storage; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a DTensor's value gathered and reduced over its mesh; any other tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def pieces(
+    tensors: Mapping[str, Sequence[Tensor]], scalars: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[dict[str, list[Tensor]], dict[str, list[Any]]]]:
+    """Cut elementwise work into calls: the whole group at once on an accelerator, cache-sized pieces on a CPU.
+
+    Args:
+        tensors: lists of equal length; the tensors at one index have one shape.
+        scalars: lists of the same length, one value for each index.
+
+    Yields:
+        the same lists, of what one batched call is to work on.
+    """
+    names = list(tensors)
+    rows = [[local(each) for each in row] for row in zip(*tensors.values(), strict=True)]
+    if rows and rows[0][0].device.type != "cpu":
+        columns = {name: [row[at] for row in rows] for at, name in enumerate(names)}
+        yield columns, {name: list(given) for name, given in scalars.items()}
+        return
+    for index, row in enumerate(rows):
+        values = {name: [given[index]] for name, given in scalars.items()}
+        if row[0].numel() > _CHUNK and all(each.is_contiguous() for each in row):
+            flat = [each.view(-1) for each in row]
+            for start in range(0, flat[0].numel(), _CHUNK):
+                cut = [each[start : start + _CHUNK] for each in flat]
+                yield {name: [each] for name, each in zip(names, cut, strict=True)}, values
+        else:
+            yield {name: [each] for name, each in zip(names, row, strict=True)}, values
