@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anyoptim.engines.backward_update import BackwardUpdate
+from anyoptim.engines.engine import reduced, whole
 
 
 class AdaLomo(BackwardUpdate):
@@ -54,33 +56,36 @@ class AdaLomo(BackwardUpdate):
     def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Apply one step; see :class:`BackwardUpdate`."""
         state = self.state[parameter]
+        squared = gradient.square()
+        if parameter.dim() > 1:
+            moments = {"exp_avg_sq_row": _mean(squared, -1), "exp_avg_sq_col": _mean(squared, -2)}
+        else:
+            moments = {"exp_avg_sq": squared}
+        del squared  # LOMO's promise is little memory
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            if parameter.dim() > 1:
-                state["exp_avg_sq_row"] = gradient.new_zeros(parameter.shape[:-1])
-                state["exp_avg_sq_col"] = gradient.new_zeros(parameter.shape[:-2] + parameter.shape[-1:])
-            else:
-                state["exp_avg_sq"] = torch.zeros_like(gradient)
+            state["step"] = 0
+            state.update({name: torch.zeros_like(moment) for name, moment in moments.items()})
         state["step"] += 1
-        # beta of the paper as a tensor: no host sync per parameter
-        new = state["step"].pow(group["decay_rate"])
-        squared = gradient.square().add_(group["eps"][0])
+        for name, moment in moments.items():
+            state[name].lerp_(moment.add_(group["eps"][0]), state["step"] ** group["decay_rate"])
         if parameter.dim() > 1:
             row, column = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-            row.lerp_(squared.mean(dim=-1), new)
-            column.lerp_(squared.mean(dim=-2), new)
-            row_factor = (row / row.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1)
-            direction = gradient * row_factor * column.rsqrt().unsqueeze(-2)
+            row = row / _mean(row, -1).unsqueeze(-1)
+            direction = gradient.mul_(row.rsqrt().unsqueeze(-1)).mul_(column.rsqrt().unsqueeze(-2))
         else:
-            state["exp_avg_sq"].lerp_(squared, new)
-            direction = gradient * state["exp_avg_sq"].rsqrt()
-        direction /= (_rms(direction) / group["clip_threshold"]).clamp_(min=1.0)
+            direction = gradient.mul_(state["exp_avg_sq"].rsqrt())
         weights = parameter.float()
-        rate = group["lr"] * _rms(weights).clamp_(min=group["eps"][1])
-        weights.mul_(1 - rate * group["weight_decay"]).sub_(direction.mul_(rate))
+        rate = group["lr"] * _rms(weights).clamp(min=group["eps"][1])
+        if group["weight_decay"] > 0:
+            weights.mul_(1 - rate * group["weight_decay"])
+        weights.sub_(direction.mul_(rate / (_rms(direction) / group["clip_threshold"]).clamp(min=1.0)))
         if weights is not parameter:
             parameter.copy_(weights)
 
 
+def _mean(tensor: Tensor, dim: int) -> Tensor:
+    return reduced(tensor.sum(dim=dim)) / tensor.shape[dim]
+
+
 def _rms(tensor: Tensor) -> Tensor:
-    return tensor.square().mean().sqrt_()
+    return whole(torch.linalg.vector_norm(tensor)) / math.sqrt(max(1, tensor.numel()))

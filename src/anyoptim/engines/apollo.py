@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from anyoptim.engines.engine import Engine, local, pieces, whole
+from anyoptim.engines.engine import CACHED, Engine, adamw, local, reduced, whole
 
 _TINY = 1e-8
 _GROWTH = 1.01
@@ -107,30 +107,28 @@ class APOLLOAdamW(Engine):
                 self._apollo(group, parameter)
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        beta1, beta2 = group["betas"]
         states: list[dict[str, Any]] = [self.state[parameter] for parameter in parameters]
         for parameter, state in zip(parameters, states, strict=True):
             if not state:
                 state["step"] = 0
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                for name in ("exp_avg", "exp_avg_sq"):
+                    state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
             state["step"] += 1
-        for tensors, scalars in pieces(
-            {
-                "weight": [parameter.detach() for parameter in parameters],
-                "gradient": [parameter.grad for parameter in parameters],  # type: ignore[misc]
-                "exp_avg": [state["exp_avg"] for state in states],
-                "exp_avg_sq": [state["exp_avg_sq"] for state in states],
-            },
-            {"size": [-_step_size(group, state["step"]) for state in states]},
-        ):
-            torch._foreach_lerp_(tensors["exp_avg"], tensors["gradient"], 1 - beta1)
-            torch._foreach_mul_(tensors["exp_avg_sq"], beta2)
-            torch._foreach_addcmul_(tensors["exp_avg_sq"], tensors["gradient"], tensors["gradient"], value=1 - beta2)
-            denominator = torch._foreach_sqrt(tensors["exp_avg_sq"])
-            torch._foreach_add_(denominator, group["eps"])
-            torch._foreach_addcdiv_(tensors["weight"], tensors["exp_avg"], denominator, scalars["size"])
-            if group["weight_decay"] > 0:
-                torch._foreach_mul_(tensors["weight"], 1 - group["lr"] * group["weight_decay"])
+        # APOLLO decays the weight after the update, the kernel before it
+        left = 1 - group["lr"] * group["weight_decay"]
+        for step in {state["step"] for state in states}:
+            pairs = [pair for pair in zip(parameters, states, strict=True) if pair[1]["step"] == step]
+            adamw(
+                [local(parameter.detach()) for parameter, _ in pairs],
+                [local(parameter.grad) for parameter, _ in pairs],  # type: ignore[arg-type]  # they have one
+                [local(state["exp_avg"]) for _, state in pairs],
+                [local(state["exp_avg_sq"]) for _, state in pairs],
+                lr=group["lr"] * left,
+                correction=_correction(group, step),
+                betas=group["betas"],
+                eps=group["eps"],
+                weight_decay=group["weight_decay"] / left,
+            )
 
     def _apollo(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -148,11 +146,18 @@ class APOLLOAdamW(Engine):
             )
         state["step"] += 1
 
-        beta1, beta2 = group["betas"]
-        low = low.float()
-        first = _lerped(state["exp_avg"], low, 1 - beta1)
-        second = _lerped(state["exp_avg_sq"], low.square(), 1 - beta2)
-        direction = first / (second.sqrt() + group["eps"])
+        # Adam's step on zero weights, at the rate -1, is the direction itself
+        direction = torch.zeros_like(low)
+        adamw(
+            [local(direction)],
+            [local(low)],
+            [local(state["exp_avg"])],
+            [local(state["exp_avg_sq"])],
+            lr=-1.0,
+            correction=1.0,
+            betas=group["betas"],
+            eps=group["eps"],
+        )
 
         # a channel is a row where columns were projected, else a column
         over = -1 if side == "right" else -2
@@ -168,7 +173,7 @@ class APOLLOAdamW(Engine):
             factor = factor / (_like(limiter, factor))
         if not group["scale_front"]:
             factor = factor * root
-        factor = factor * -_step_size(group, state["step"])
+        factor = factor * (-group["lr"] * _correction(group, state["step"]))
 
         weight, update, by = _matching(parameter.detach(), gradient, factor)
         weight.addcmul_(update, by)
@@ -232,24 +237,15 @@ def _side(proj_type: str, gradient: Tensor) -> Literal["left", "right"]:
 def _project(gradient: Tensor, projection: Tensor, side: Literal["left", "right"]) -> Tensor:
     if isinstance(gradient, DTensor):
         mesh = gradient.device_mesh
-        replicated = DTensor.from_local(projection, mesh, [Replicate()] * mesh.ndim, run_check=False)
-        low = gradient @ replicated.mT if side == "right" else replicated.mT @ gradient
-        assert isinstance(low, DTensor)
-        reduced = [Replicate() if isinstance(each, Partial) else each for each in low.placements]
-        return low.redistribute(placements=reduced)
-    return gradient @ projection.mT if side == "right" else projection.mT @ gradient
-
-
-def _lerped(moment: Tensor, towards: Tensor, weight: float) -> Tensor:
-    """Move a moment and return it in fp32, in which the arithmetic is done."""
-    if moment.dtype == torch.float32:
-        return moment.lerp_(towards, weight)
-    moved = moment.float().lerp_(towards, weight)
-    moment.copy_(moved)
-    return moved
+        projection = DTensor.from_local(projection, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return reduced(gradient @ projection.mT if side == "right" else projection.mT @ gradient)
 
 
 def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
+    if dims == (-2,) and tensor.device.type == "cpu" and not isinstance(tensor, DTensor):
+        # torch's norm down the columns is many times slower there than sums of a few rows that stay in the cache
+        rows = torch.split(tensor, max(1, CACHED // tensor.shape[-1]), dim=-2)  # type: ignore[no-untyped-call]
+        return torch.stack([each.float().square().sum(dim=-2, keepdim=True) for each in rows]).sum(dim=0).sqrt()
     norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=torch.float32)
     return norm
 
@@ -273,9 +269,8 @@ def _matching(weight: Tensor, gradient: Tensor, factor: Tensor) -> tuple[Tensor,
     return local(weight), local(gradient), local(factor.redistribute(placements=placements))
 
 
-def _step_size(group: dict[str, Any], step: int) -> float:
-    rate = float(group["lr"])
+def _correction(group: dict[str, Any], step: int) -> float:
     if not group["correct_bias"]:
-        return rate
+        return 1.0
     beta1, beta2 = group["betas"]
-    return rate * math.sqrt(1 - beta2**step) / float(1 - beta1**step)
+    return math.sqrt(1 - beta2**step) / float(1 - beta1**step)

@@ -108,9 +108,9 @@ class BackwardUpdate(Engine):
             self._norms.append(whole(torch.linalg.vector_norm(gradient)))
             return
         if group["clip_grad_value"] is not None:
-            gradient = gradient.clamp(-group["clip_grad_value"], group["clip_grad_value"])
+            gradient.clamp_(-group["clip_grad_value"], group["clip_grad_value"])
         if self._clip_factor is not None:
-            gradient = gradient * self._clip_factor
+            gradient.mul_(self._clip_factor)
         self.update(parameter, gradient, group)
 
 

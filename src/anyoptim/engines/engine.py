@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
 from anyoptim.errors import UnsupportedError
 
-_CHUNK = 2**17
+CACHED = 2**17
 """Elements per piece on a CPU: five fp32 pieces of this size fit a core's cache; smaller ones cost more calls."""
 
 
@@ -81,6 +82,68 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def reduced(tensor: Tensor) -> Tensor:
+    """Return a DTensor of the same value with no partial sums pending; any other tensor as it is."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    return tensor.redistribute(
+        placements=[Replicate() if isinstance(each, Partial) else each for each in tensor.placements]
+    )
+
+
+def adamw(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    *,
+    lr: float,
+    correction: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float = 0.0,
+) -> None:
+    """Advance the moments m, v and the weights in place, in one pass by torch's fused kernel.
+
+    ``weight = weight * (1 - lr * weight_decay) - lr * correction * m / (sqrt(v) + eps)``
+
+    Args:
+        weights: plain tensors of one device and dtype.
+        gradients: of the weights' shapes.
+        exp_avgs: m, contiguous.
+        exp_avg_sqs: v, contiguous.
+        lr: learning rate.
+        correction: what bias correction makes of it.
+        betas: decay rates of m and v.
+        eps: added to the denominator.
+        weight_decay: decoupled.
+    """
+    if not weights:
+        return
+    # the kernel reads memory in order, whatever the strides
+    targets = [each.contiguous() for each in weights]
+    # it corrects by 1 - beta ** step: not at all, at step infinity
+    never = torch.full((), math.inf, device=targets[0].device)
+    torch._fused_adamw_(
+        targets,
+        [each.contiguous() for each in gradients],
+        list(exp_avgs),
+        list(exp_avg_sqs),
+        [],
+        [never] * len(targets),
+        lr=lr * correction,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=weight_decay / correction,
+        eps=eps,
+        amsgrad=False,
+        maximize=False,
+    )
+    for weight, target in zip(weights, targets, strict=True):
+        if target is not weight:
+            weight.copy_(target)
+
+
 def pieces(
     tensors: Mapping[str, Sequence[Tensor]], scalars: Mapping[str, Sequence[Any]]
 ) -> Iterator[tuple[dict[str, list[Tensor]], dict[str, list[Any]]]]:
@@ -101,10 +164,10 @@ def pieces(
         return
     for index, row in enumerate(rows):
         values = {name: [given[index]] for name, given in scalars.items()}
-        if row[0].numel() > _CHUNK and all(each.is_contiguous() for each in row):
+        if row[0].numel() > CACHED and all(each.is_contiguous() for each in row):
             flat = [each.view(-1) for each in row]
-            for start in range(0, flat[0].numel(), _CHUNK):
-                cut = [each[start : start + _CHUNK] for each in flat]
+            for start in range(0, flat[0].numel(), CACHED):
+                cut = [each[start : start + CACHED] for each in flat]
                 yield {name: [each] for name, each in zip(names, cut, strict=True)}, values
         else:
             yield {name: [each] for name, each in zip(names, row, strict=True)}, values

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, pieces, whole
+from anyoptim.engines.engine import Engine, adamw, pieces, whole
 
 
 class GrokAdamW(Engine):
@@ -111,7 +111,6 @@ class GrokAdamW(Engine):
         for state in states:
             state["step"] += 1
         gradients = [parameter.grad for parameter in parameters]
-        corrections = [math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"]) for state in states]
         names = ("exp_avg", "exp_avg_sq", "grok_ema")
         for tensors, scalars in pieces(
             {
@@ -121,8 +120,10 @@ class GrokAdamW(Engine):
             },
             {
                 "clip": _clip_factors(gradients, group["gradient_clipping"]),  # type: ignore[arg-type]
-                "new": [1 - beta1 * (1 - group["gamma"]) ** index for index in range(len(parameters))],
-                "size": [-group["lr"] * correction for correction in corrections],
+                "beta1": [beta1 * (1 - group["gamma"]) ** index for index in range(len(parameters))],
+                "correction": [
+                    math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"]) for state in states
+                ],
             },
         ):
             fast = tensors["gradient"]
@@ -130,21 +131,34 @@ class GrokAdamW(Engine):
                 fast = list(torch._foreach_mul(fast, scalars["clip"]))
             torch._foreach_lerp_(tensors["grok_ema"], fast, 1 - alpha)
             slow = torch._foreach_add(fast, tensors["grok_ema"], alpha=group["lamb"])
-            torch._foreach_lerp_(tensors["exp_avg"], slow, scalars["new"])
-            torch._foreach_mul_(tensors["exp_avg_sq"], beta2)
-            torch._foreach_addcmul_(tensors["exp_avg_sq"], slow, slow, value=1 - beta2)
-            denominator = torch._foreach_sqrt(tensors["exp_avg_sq"])
-            torch._foreach_add_(denominator, group["eps"])
-            if group["weight_decay"] > 0:
-                torch._foreach_mul_(tensors["weight"], 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_addcdiv_(tensors["weight"], tensors["exp_avg"], denominator, scalars["size"])
+            rows = zip(
+                tensors["weight"],
+                slow,
+                tensors["exp_avg"],
+                tensors["exp_avg_sq"],
+                scalars["beta1"],
+                scalars["correction"],
+                strict=True,
+            )
+            for weight, gradient, exp_avg, exp_avg_sq, beta1, correction in rows:
+                adamw(
+                    [weight],
+                    [gradient],
+                    [exp_avg],
+                    [exp_avg_sq],
+                    lr=group["lr"],
+                    correction=correction,
+                    betas=(beta1, beta2),
+                    eps=group["eps"],
+                    weight_decay=group["weight_decay"],
+                )
 
     def _state_of(self, parameter: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]
         if not state:
             state["step"] = 0
             for name in ("exp_avg", "exp_avg_sq", "grok_ema"):
-                state[name] = torch.zeros_like(parameter)
+                state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         return state
 
 

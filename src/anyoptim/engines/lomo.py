@@ -32,6 +32,8 @@ class Lomo(BackwardUpdate):
     def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Apply one step; see :class:`BackwardUpdate`."""
         weights = parameter.float()
-        weights.mul_(1 - group["lr"] * group["weight_decay"]).add_(gradient, alpha=-group["lr"])
+        if group["weight_decay"] > 0:
+            weights.mul_(1 - group["lr"] * group["weight_decay"])
+        weights.add_(gradient, alpha=-group["lr"])
         if weights is not parameter:
             parameter.copy_(weights)
