@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from anyoptim.engines.backward_update import BackwardUpdate
-from anyoptim.engines.engine import reduced, whole
+from anyoptim.engines.engine import reduced, whole, wide
 
 
 class AdaLomo(BackwardUpdate):
     """LOMO with a factored second moment and grouped update normalization.
 
     Per parameter of shape (..., m, n) the state is ``exp_avg_sq_row`` (..., m), ``exp_avg_sq_col``
-    (..., n) and ``step``; of a vector, ``exp_avg_sq`` and ``step``; all fp32. The update is
+    (..., n) and ``step``; of a vector, ``exp_avg_sq`` and ``step``; all at least fp32. The update is
     ``u = g / sqrt(v)``, divided by its RMS where that exceeds ``clip_threshold``, times
     ``lr * max(eps[1], RMS(parameter))``.
 
@@ -74,7 +74,7 @@ class AdaLomo(BackwardUpdate):
             direction = gradient.mul_(row.rsqrt().unsqueeze(-1)).mul_(column.rsqrt().unsqueeze(-2))
         else:
             direction = gradient.mul_(state["exp_avg_sq"].rsqrt())
-        weights = parameter.float()
+        weights = parameter.to(wide(parameter.dtype))
         rate = group["lr"] * _rms(weights).clamp(min=group["eps"][1])
         if group["weight_decay"] > 0:
             weights.mul_(1 - rate * group["weight_decay"])

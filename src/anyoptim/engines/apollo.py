@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from anyoptim.engines.engine import CACHED, Engine, adamw, local, reduced, whole
+from anyoptim.engines.engine import CACHED, Engine, adamw, local, reduced, whole, wide
 
 _TINY = 1e-8
 _GROWTH = 1.01
@@ -114,8 +114,6 @@ class APOLLOAdamW(Engine):
                 for name in ("exp_avg", "exp_avg_sq"):
                     state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
             state["step"] += 1
-        # APOLLO decays the weight after the update, the kernel before it
-        left = 1 - group["lr"] * group["weight_decay"]
         for step in {state["step"] for state in states}:
             pairs = [pair for pair in zip(parameters, states, strict=True) if pair[1]["step"] == step]
             adamw(
@@ -123,12 +121,12 @@ class APOLLOAdamW(Engine):
                 [local(parameter.grad) for parameter, _ in pairs],  # type: ignore[arg-type]  # they have one
                 [local(state["exp_avg"]) for _, state in pairs],
                 [local(state["exp_avg_sq"]) for _, state in pairs],
-                lr=group["lr"] * left,
+                lr=group["lr"],
                 correction=_correction(group, step),
                 betas=group["betas"],
                 eps=group["eps"],
-                weight_decay=group["weight_decay"] / left,
             )
+            self._decay(group, [local(parameter.detach()) for parameter, _ in pairs])
 
     def _apollo(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -142,7 +140,7 @@ class APOLLOAdamW(Engine):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(low), torch.zeros_like(low)
             # no limit at the first step, without a branch: any norm is below infinity's
             state["update_norm"] = torch.full(
-                (*gradient.shape[:-2], 1, 1), math.inf, dtype=torch.float32, device=gradient.device
+                (*low.shape[:-2], 1, 1), math.inf, dtype=wide(low.dtype), device=low.device
             )
         state["step"] += 1
 
@@ -177,8 +175,13 @@ class APOLLOAdamW(Engine):
 
         weight, update, by = _matching(parameter.detach(), gradient, factor)
         weight.addcmul_(update, by)
+        self._decay(group, [weight])
+
+    @staticmethod
+    def _decay(group: dict[str, Any], weights: list[Tensor]) -> None:
+        # not as a product with 1 - lr * weight_decay, whose rounding is the same at every step and adds up
         if group["weight_decay"] > 0:
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(weights, weights, alpha=-group["lr"] * group["weight_decay"])
 
     def _projection(
         self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor, side: Literal["left", "right"]
@@ -222,7 +225,7 @@ def random_projection(gradient: Tensor, rank: int, side: Literal["left", "right"
 def _svd(gradient: Tensor, rank: int, side: Literal["left", "right"]) -> Tensor:
     left: Tensor
     right: Tensor
-    left, _, right = torch.linalg.svd(whole(gradient).float(), full_matrices=False)
+    left, _, right = torch.linalg.svd(whole(gradient).to(wide(gradient.dtype)), full_matrices=False)
     chosen = right[..., :rank, :] if side == "right" else left[..., :rank]
     return chosen.to(gradient.dtype, memory_format=torch.contiguous_format, copy=True)
 
@@ -244,9 +247,9 @@ def _project(gradient: Tensor, projection: Tensor, side: Literal["left", "right"
 def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
     if dims == (-2,) and tensor.device.type == "cpu" and not isinstance(tensor, DTensor):
         # torch's norm down the columns is many times slower there than sums of a few rows that stay in the cache
-        rows = torch.split(tensor, max(1, CACHED // tensor.shape[-1]), dim=-2)  # type: ignore[no-untyped-call]
-        return torch.stack([each.float().square().sum(dim=-2, keepdim=True) for each in rows]).sum(dim=0).sqrt()
-    norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=torch.float32)
+        rows = torch.split(tensor, max(1, CACHED // tensor.shape[-1]), dim=-2)
+        return torch.stack([each.to(wide(tensor.dtype)).square().sum(dim=-2, keepdim=True) for each in rows]).sum(dim=0).sqrt()
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=wide(tensor.dtype))
     return norm
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from anyoptim.engines.engine import Engine, whole
+from anyoptim.engines.engine import Engine, whole, wide
 from anyoptim.errors import UnsupportedError
 
 
@@ -27,7 +27,7 @@ class BackwardUpdate(Engine):
     The learning rate is read from ``param_groups``, so every scheduler works.
 
     Args:
-        params: parameters or param groups, of any floating dtype; the arithmetic is fp32.
+        params: parameters or param groups, of any floating dtype; the arithmetic is at least fp32.
         defaults: hyperparameters of a group; ``clip_grad_value`` clamps each gradient element.
     """
 
@@ -39,7 +39,7 @@ class BackwardUpdate(Engine):
         super().__init__(params, defaults)
 
     def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """Apply one step to ``parameter``; ``gradient`` is fp32, of its shape, and may be overwritten."""
+        """Apply one step to ``parameter``; ``gradient`` is in the dtype of :func:`wide` and may be overwritten."""
         raise NotImplementedError
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ class BackwardUpdate(Engine):
             return
         if parameter.grad.is_sparse:
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
-        gradient = parameter.grad.float()
+        gradient = parameter.grad.to(wide(parameter.dtype))
         parameter.grad = None
         if self._norms is not None:
             self._norms.append(whole(torch.linalg.vector_norm(gradient)))

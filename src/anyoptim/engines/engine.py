@@ -82,6 +82,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which the arithmetic on tensors of ``dtype`` is done: fp32, or its own if that is wider."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def reduced(tensor: Tensor) -> Tensor:
     """Return a DTensor of the same value with no partial sums pending; any other tensor as it is."""
     if not isinstance(tensor, DTensor):

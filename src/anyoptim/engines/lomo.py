@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from anyoptim.engines.backward_update import BackwardUpdate
+from anyoptim.engines.engine import wide
 
 
 class Lomo(BackwardUpdate):
@@ -31,7 +32,7 @@ class Lomo(BackwardUpdate):
 
     def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Apply one step; see :class:`BackwardUpdate`."""
-        weights = parameter.float()
+        weights = parameter.to(wide(parameter.dtype))
         if group["weight_decay"] > 0:
             weights.mul_(1 - group["lr"] * group["weight_decay"])
         weights.add_(gradient, alpha=-group["lr"])

@@ -1,0 +1,137 @@
+"""A model whose gradients do not depend on its weights, and every engine of ours or its rival, built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor, nn
+from toys import NAMES
+
+import anyoptim
+
+ENGINES = [name for name in NAMES if anyoptim.optimizer_info(name).default.name == "native"]
+FUSED = [name for name in ENGINES if anyoptim.optimizer_info(name).traits.fused_backward]
+
+MATRICES = {"tall": (12, 8), "wide": (6, 10), "square": (5, 5)}
+SHAPES = {**MATRICES, "vector": (5,), "one": (1,), "empty": (0,)}
+STACKS = {"stack": (3, 6, 4), "wide_stack": (2, 4, 7)}
+
+
+class Net(nn.Module):
+    """Parameters of many shapes; the gradient of each is drawn from the number of the step.
+
+    Every 20th gradient is ten times as large, so that a limiter has something to limit. The vector has
+    no gradient in one step of ``pause``.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], pause: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.pause = pause
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape, generator=generator).to(dtype)))
+
+    def forward(self, step: int) -> Tensor:
+        drawn = gradients({name: each.shape for name, each in self.named_parameters()}, step)
+        loss = torch.zeros(())
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and not (self.pause and name == "vector" and step % self.pause == 0):
+                loss = loss + (parameter * drawn[name].to(parameter.dtype)).sum()
+        return loss
+
+
+def gradients(shapes: dict[str, Any], step: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    size = 10.0 if step % 20 == 19 else 1.0
+    return {name: torch.randn(shape, generator=generator) * size for name, shape in shapes.items()}
+
+
+def build(name: str, model: nn.Module, implementation: str = "native", **given: Any) -> Any:
+    """Call the constructor as a plan does; for low-rank names the matrices are the targets, of rank 2."""
+    spec = anyoptim.optimizer_info(name)
+    chosen = next(each for each in spec.implementations if each.name == implementation)
+    given = {"rank": 2, **given}
+    values = {each.name: given.get(each.name, each.default) for each in chosen.hyperparameters}
+    constructor = chosen.load()
+    if chosen.takes_model:
+        return constructor(model, **values)
+    targets = {each.name: values.pop(each.name) for each in chosen.hyperparameters if each.scope == "target"}
+    if not spec.traits.needs_targets:
+        return constructor(list(model.parameters()), **values)
+    flat = [each for each in model.parameters() if each.dim() < 2]
+    matrices = [each for each in model.parameters() if each.dim() > 1]
+    return constructor([{"params": flat}, {"params": matrices, **targets}], **values)
+
+
+def run(model: nn.Module, optimizer: Any, steps: range, max_norm: float | None = None) -> Iterator[dict[str, Tensor]]:
+    """Train, and yield the weights after every step; of a fused optimizer with its own clipping, if asked."""
+    for step in steps:
+        loss = model(step)
+        if hasattr(optimizer, "fused_backward"):  # lomo_optim
+            if max_norm is not None:
+                optimizer.grad_norm(loss)
+            optimizer.fused_backward(loss, optimizer.defaults["lr"])
+        else:
+            if max_norm is not None:
+                optimizer.clip_grad_norm(loss, max_norm)
+            loss.backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        yield {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def last(model: nn.Module, optimizer: Any, steps: range) -> dict[str, Tensor]:
+    *_, weights = run(model, optimizer, steps)
+    return weights
+
+
+def distance(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """The largest difference of two states of a :class:`Net`, relative to each parameter's size.
+
+    The size is the larger of now and at the start: weight decay may bring a parameter to almost zero.
+    """
+    start = dict(Net({name: tuple(each.shape) for name, each in right.items()}).named_parameters())
+    worst = 0.0
+    for name, expected in right.items():
+        if expected.numel():
+            size = max(expected.abs().max().item(), start[name].abs().max().item())
+            worst = max(worst, (left[name].double() - expected.double()).abs().max().item() / size)
+    return worst
+
+
+VALUES: dict[str, SearchStrategy[Any]] = {
+    "lr": st.floats(1e-5, 0.1),
+    "betas": st.tuples(st.floats(0.0, 0.99), st.floats(0.5, 0.9999)),
+    "eps": st.floats(1e-8, 1e-2),
+    "weight_decay": st.just(0.0) | st.floats(0.0, 1.0),
+    "correct_bias": st.booleans(),
+    "scale_front": st.booleans(),
+    "disable_nl": st.booleans(),
+    "rank": st.integers(1, 4),
+    "proj": st.sampled_from(["random", "svd"]),
+    "scale_type": st.sampled_from(["channel", "tensor"]),
+    "scale": st.floats(0.1, 200.0),
+    "update_proj_gap": st.integers(1, 250),
+    "proj_type": st.sampled_from(["std", "reverse_std", "left", "right"]),
+    "keep_projection": st.booleans(),
+    "alpha_init": st.floats(0.0, 1.0),
+    "lamb": st.floats(0.0, 5.0),
+    "gamma": st.floats(0.0, 1.0),
+    "grokking_signal_fns": st.none() | st.lists(st.floats(0.0, 2.0).map(lambda value: lambda: value), max_size=2),
+    "grokking_signal_decay_rate": st.floats(0.0, 2.0),
+    "gradient_clipping": st.just(0.0) | st.floats(0.1, 20.0),
+    "clip_grad_value": st.none() | st.floats(0.1, 3.0),
+    "clip_threshold": st.floats(0.1, 5.0),
+    "decay_rate": st.floats(-1.0, -0.1),
+}
+OF_ADALOMO = {"eps": st.tuples(st.floats(1e-30, 1e-3), st.floats(1e-4, 1.0))}
+
+
+def settings_of(name: str) -> SearchStrategy[dict[str, Any]]:
+    """Every hyperparameter of a name, varied."""
+    values = {**VALUES, **OF_ADALOMO} if name == "adalomo" else VALUES
+    return st.fixed_dictionaries({each.name: values[each.name] for each in anyoptim.optimizer_info(name).hyperparameters})

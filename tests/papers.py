@@ -1,0 +1,142 @@
+"""The papers' algorithms in float64, one parameter and one step at a time, as plainly as they can be written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from engines import gradients
+from torch import Tensor
+
+from anyoptim.engines.apollo import random_projection
+
+Step = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], Tensor]
+
+
+def lomo(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 1 of arXiv 2306.09782, with the clipping of its section 3.3."""
+    if h["clip_grad_value"] is not None:
+        g = g.clamp(-h["clip_grad_value"], h["clip_grad_value"])
+    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * g
+
+
+def adalomo(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 1 of arXiv 2310.10195."""
+    if h["clip_grad_value"] is not None:
+        g = g.clamp(-h["clip_grad_value"], h["clip_grad_value"])
+    t = state["t"] = state.get("t", 0) + 1
+    beta = 1 - t ** h["decay_rate"]
+    squared = g**2 + h["eps"][0]
+    if theta.dim() < 2:
+        v = state["v"] = beta * state.get("v", 0) + (1 - beta) * squared
+    else:
+        row = state["row"] = beta * state.get("row", 0) + (1 - beta) * squared.mean(-1)
+        column = state["column"] = beta * state.get("column", 0) + (1 - beta) * squared.mean(-2)
+        v = row.unsqueeze(-1) * column.unsqueeze(-2) / row.mean(-1)[..., None, None]
+    u = g / v.sqrt()
+    u = u / max(1.0, rms(u) / h["clip_threshold"])
+    rate = h["lr"] * max(h["eps"][1], rms(theta))
+    return theta * (1 - rate * h["weight_decay"]) - rate * u
+
+
+def rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
+def adam(g: Tensor, state: dict[str, Any], h: dict[str, Any], beta1: float) -> Tensor:
+    """The direction m / (sqrt(v) + eps), without bias correction."""
+    beta2 = h["betas"][1]
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * g**2
+    return m / (v.sqrt() + h["eps"])
+
+
+def corrected_rate(t: int, h: dict[str, Any]) -> float:
+    beta1, beta2 = h["betas"]
+    return float(h["lr"] * math.sqrt(1 - beta2**t) / (1 - beta1**t))
+
+
+def grokadamw(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """The formula of the project's README; ``index`` is the position among the parameters with a gradient."""
+    t = state["t"] = state.get("t", 0) + 1
+    if h["gradient_clipping"] > 0:
+        g = g * min(1.0, h["gradient_clipping"] / (float(g.norm()) + 1e-6))
+    signals = [each() for each in h["grokking_signal_fns"] or []]
+    signal = sum(signals) / len(signals) if signals else 0.0
+    alpha = h["alpha_init"] * math.exp(-h["grokking_signal_decay_rate"] * signal)
+    ema = state["ema"] = alpha * state.get("ema", 0) + (1 - alpha) * g
+    direction = adam(g + h["lamb"] * ema, state, h, h["betas"][0] * (1 - h["gamma"]) ** state["index"])
+    return theta * (1 - h["lr"] * h["weight_decay"]) - corrected_rate(t, h) * direction
+
+
+def apollo(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 1 of arXiv 2412.05270 on matrices, AdamW on vectors; weight decay after the update."""
+    if theta.dim() == 3:
+        parts = state.setdefault("parts", [{**state, "expert": index} for index in range(len(theta))])
+        return torch.stack([apollo(theta[index], g[index], parts[index], h) for index in range(len(theta))])
+    t = state["t"] = state.get("t", 0) + 1
+    rate = corrected_rate(t, h) if h["correct_bias"] else h["lr"]
+    if theta.dim() < 2:
+        update = adam(g, state, h, h["betas"][0])
+    else:
+        update = scaled(g, state, h, t)
+    return (theta - rate * update) * (1 - h["lr"] * h["weight_decay"])
+
+
+def scaled(g: Tensor, state: dict[str, Any], h: dict[str, Any], t: int) -> Tensor:
+    tall = g.shape[0] >= g.shape[1]
+    right = {"std": tall, "reverse_std": not tall, "right": True, "left": False}[h["proj_type"]]
+    if (t - 1) % h["update_proj_gap"] == 0:
+        state["P"] = projection(g, state, h, right, (t - 1) // h["update_proj_gap"])
+    low = g @ state["P"].T if right else state["P"].T @ g
+    direction = adam(low, state, h, h["betas"][0])
+    dims = (0, 1) if h["scale_type"] == "tensor" else (1,) if right else (0,)
+    s = direction.norm(dim=dims, keepdim=True) / (low.norm(dim=dims, keepdim=True) + 1e-8)
+    update = g * s * (math.sqrt(h["scale"]) if h["scale_front"] else 1.0)
+    if not h["disable_nl"]:
+        norm = float(update.norm())
+        if "norm" in state:
+            limiter = max(norm / (state["norm"] + 1e-8), 1.01) / 1.01
+            update, norm = update / limiter, norm / limiter
+        state["norm"] = norm
+    return update * (1.0 if h["scale_front"] else math.sqrt(h["scale"]))
+
+
+def projection(g: Tensor, state: dict[str, Any], h: dict[str, Any], right: bool, renewals: int) -> Tensor:
+    """The engine's own draw, so that both project alike."""
+    if h["proj"] == "svd":
+        u, _, vh = torch.linalg.svd(g, full_matrices=False)
+        return vh[: h["rank"]] if right else u[:, : h["rank"]]
+    like = g if "expert" not in state else g.expand(state["experts"], *g.shape)
+    drawn = random_projection(like, h["rank"], "right" if right else "left", state["seed"] + renewals * 1_000_003)
+    return drawn if "expert" not in state else drawn[state["expert"]]
+
+
+PAPERS: dict[str, Step] = {
+    "lomo": lomo,
+    "adalomo": adalomo,
+    "grokadamw": grokadamw,
+    "apollo_adamw": apollo,
+    "apollo_mini": apollo,
+}
+
+
+class Paper:
+    """Parameters trained by a paper's algorithm; ``seeds`` are the places at which an optimizer holds them."""
+
+    def __init__(self, name: str, weights: dict[str, Tensor], seeds: dict[str, int], settings: dict[str, Any]) -> None:
+        self.update, self.settings = PAPERS[name], settings
+        self.weights = {name: each.detach().double().clone() for name, each in weights.items()}
+        self.states: dict[str, dict[str, Any]] = {
+            name: {"index": index, "seed": seeds[name], "experts": len(each)}
+            for index, (name, each) in enumerate(self.weights.items())
+        }
+
+    def step(self, number: int) -> dict[str, Tensor]:
+        drawn = gradients({name: each.shape for name, each in self.weights.items()}, number)
+        for name, theta in self.weights.items():
+            if theta.numel():
+                self.weights[name] = self.update(theta, drawn[name].double(), self.states[name], self.settings)
+        return self.weights
