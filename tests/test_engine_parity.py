@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines import ENGINES, FUSED, SHAPES, STACKS, VALUES, Net, build, distance, run, settings_of
+from engines import ENGINES, FUSED, SHAPES, STACKS, VALUES, Net, build, distance, last, run, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from papers import Paper
@@ -91,3 +91,18 @@ def test_the_clipped_norm_is_the_one_asked_for() -> None:
     loss.backward()
     expected = {name: each.detach() for name, each in reference.named_parameters()}
     assert distance({name: each.detach() for name, each in model.named_parameters()}, expected) <= CLOSE
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ENGINES)
+def test_bad_gradients_spoil_the_elements_that_upstream_spoils(name: str, bad: float) -> None:
+    shapes = {"tall": (12, 8), "wide": (6, 10), "vector": (5,)}
+    theirs, ours = Net(shapes), Net(shapes)
+    for model in (theirs, ours):
+        for parameter in (model.tall, model.vector):
+            parameter.register_hook(lambda gradient: gradient.index_fill(-1, torch.tensor([1]), bad))
+    expected = last(theirs, build(name, theirs, "upstream"), range(1, 4))
+    actual = last(ours, build(name, ours), range(1, 4))
+    for key, value in expected.items():
+        assert torch.equal(actual[key].isfinite(), value.isfinite()), key
+    assert not actual["tall"].isfinite().all() and actual["wide"].isfinite().all()
