@@ -134,4 +134,6 @@ OF_ADALOMO = {"eps": st.tuples(st.floats(1e-30, 1e-3), st.floats(1e-4, 1.0))}
 def settings_of(name: str) -> SearchStrategy[dict[str, Any]]:
     """Every hyperparameter of a name, varied."""
     values = {**VALUES, **OF_ADALOMO} if name == "adalomo" else VALUES
-    return st.fixed_dictionaries({each.name: values[each.name] for each in anyoptim.optimizer_info(name).hyperparameters})
+    return st.fixed_dictionaries(
+        {each.name: values[each.name] for each in anyoptim.optimizer_info(name).hyperparameters}
+    )

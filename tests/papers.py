@@ -78,10 +78,7 @@ def apollo(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -
         return torch.stack([apollo(theta[index], g[index], parts[index], h) for index in range(len(theta))])
     t = state["t"] = state.get("t", 0) + 1
     rate = corrected_rate(t, h) if h["correct_bias"] else h["lr"]
-    if theta.dim() < 2:
-        update = adam(g, state, h, h["betas"][0])
-    else:
-        update = scaled(g, state, h, t)
+    update = adam(g, state, h, h["betas"][0]) if theta.dim() < 2 else scaled(g, state, h, t)
     return (theta - rate * update) * (1 - h["lr"] * h["weight_decay"])
 
 

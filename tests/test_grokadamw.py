@@ -90,8 +90,8 @@ def test_the_trainer_reports_its_losses(tmp_path: Path) -> None:
     trainer = train(llama(), args, Trainer, eval_dataset=evaluation, callbacks=[Watch()])
     logged = trainer.state.log_history
     assert [signal for signal, _ in seen[:4]] == [0.0] * 4
-    train_loss = [row["loss"] for row in logged if row.get("step") == 10 and "loss" in row][0]
-    eval_loss = [row["eval_loss"] for row in logged if row.get("step") == 8 and "eval_loss" in row][0]
+    train_loss = next(row["loss"] for row in logged if row.get("step") == 10 and "loss" in row)
+    eval_loss = next(row["eval_loss"] for row in logged if row.get("step") == 8 and "eval_loss" in row)
     signal, alpha = seen[11]
     assert signal == pytest.approx((eval_loss - train_loss) / eval_loss) and signal > 0
     assert alpha == pytest.approx(0.98 * math.exp(-0.1 * signal)) and alpha < 0.98
