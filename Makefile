@@ -44,7 +44,7 @@ format: .venv/installed
 	$(PYTHON) -m venv .venv-compat
 	$(COMPAT)/python -m pip install --quiet --upgrade pip
 	$(COMPAT)/python -m pip install --quiet $(TORCH)
-	$(COMPAT)/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[demo]' 'transformers[torch]' pytest pytest-xdist hypothesis
+	$(COMPAT)/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[demo,apollo,grokadamw,lomo]' pytest pytest-xdist hypothesis
 	touch $@
 
 clean:

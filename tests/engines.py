@@ -128,12 +128,16 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "clip_threshold": st.floats(0.1, 5.0),
     "decay_rate": st.floats(-1.0, -0.1),
 }
-OF_ADALOMO = {"eps": st.tuples(st.floats(1e-30, 1e-3), st.floats(1e-4, 1.0))}
+PAIRS: dict[str, SearchStrategy[Any]] = {"eps": st.tuples(st.floats(1e-30, 1e-3), st.floats(1e-4, 1.0))}
+"""What has two values in some constructors and one in others."""
 
 
 def settings_of(name: str) -> SearchStrategy[dict[str, Any]]:
     """Every hyperparameter of a name, varied."""
-    values = {**VALUES, **OF_ADALOMO} if name == "adalomo" else VALUES
+    hyperparameters = anyoptim.optimizer_info(name).hyperparameters
     return st.fixed_dictionaries(
-        {each.name: values[each.name] for each in anyoptim.optimizer_info(name).hyperparameters}
+        {
+            each.name: PAIRS.get(each.name, VALUES[each.name]) if isinstance(each.default, tuple) else VALUES[each.name]
+            for each in hyperparameters
+        }
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toys import arguments, data, inner, llama, needs_of
+from torch.utils.data import Subset
+from toys import arguments, data, inner, llama, needs_of, same_weights, train, weights
 from transformers import Trainer
 
 import anyoptim
@@ -171,10 +173,55 @@ def test_adalomo_on_a_machine_without_cuda(tmp_path: Path) -> None:
     assert type(built(tmp_path, enabled=True, optim="adalomo")).__module__ == "anyoptim.engines.adalomo"
 
 
+@pytest.mark.parametrize("name", ["apollo_adamw", "grokadamw", "lomo"])
+def test_the_class_behind_four_names(name: str, tmp_path: Path) -> None:
+    """tests/test_engine_parity.py compares their steps; adalomo is in the test above."""
+    theirs, ours = both(tmp_path, optim=name, **needs_of(name))
+    asked = {**needs_of(name), "optim_args": "implementation=upstream"}
+    assert type(built(tmp_path, enabled=True, optim=name, **asked)) is type(theirs)
+    assert type(ours).__module__.startswith("anyoptim.engines")
+
+
 def test_the_guides_spelling(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a valid"):
         built(tmp_path, enabled=False, optim="schedule_free_radamw")
     built(tmp_path, enabled=True, optim="schedule_free_radamw")
+
+
+def test_the_grokking_signal(tmp_path: Path) -> None:
+    """Theirs is computed from losses that nothing ever writes."""
+    held = []
+    for context in (contextlib.nullcontext, anyoptim.enable):
+        with context():
+            fields = {**needs_of("grokadamw"), "eval_strategy": "steps", "eval_steps": 2, "max_steps": 4}
+            args = arguments(tmp_path, optim="grokadamw", **fields)
+            trainer = train(llama(), args, eval_dataset=Subset(data(), range(8)))
+            held.append([group.get("eval_loss") for group in inner(trainer.optimizer).param_groups])
+    assert held[0] == [None, None]
+    assert None not in held[1]
+
+
+def resumes_exactly(name: str, folder: Path, *, enabled: bool) -> bool:
+    """Whether a run stopped at its third step ends with the weights of one that was not stopped."""
+    fields = {**needs_of(name), "optim": name, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    straight, resumed = llama(), llama(seed=1)
+    with anyoptim.enable() if enabled else contextlib.nullcontext():
+        train(straight, arguments(folder, **fields))
+        trainer = Trainer(resumed, arguments(folder, **fields), train_dataset=data())
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    return same_weights(weights(resumed), weights(straight))
+
+
+def test_resuming_apollo(tmp_path: Path) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="projector"):
+        resumes_exactly("apollo_adamw", tmp_path / "theirs", enabled=False)
+    assert resumes_exactly("apollo_adamw", tmp_path / "ours", enabled=True)
+
+
+def test_resuming_grokadamw(tmp_path: Path) -> None:
+    """Theirs goes on from no state."""
+    assert not resumes_exactly("grokadamw", tmp_path / "theirs", enabled=False)
+    assert resumes_exactly("grokadamw", tmp_path / "ours", enabled=True)
 
 
 def test_every_difference_names_a_test_of_this_file() -> None:

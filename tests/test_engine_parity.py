@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from papers import Paper
 from torch import Tensor
 
+import anyoptim
+
 STEPS = range(1, 201)
 CLOSE = 1e-5  # of fp32 runs; 200 roundings of a weight alone may add up to as much
 
@@ -52,14 +54,26 @@ def test_two_hundred_steps_of_upstream(name: str, data: st.DataObject) -> None:
 @settings(max_examples=15)
 @given(data=st.data())
 def test_two_hundred_steps_of_the_paper(name: str, data: st.DataObject) -> None:
-    drawn = data.draw(settings_of(name))
-    model = Net({**SHAPES, **STACKS}, dtype=torch.float64)
-    optimizer = build(name, model, **drawn)
+    follows_the_paper(name, {**SHAPES, **STACKS}, STEPS, data.draw(settings_of(name)))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_parameter_larger_than_the_cache(name: str) -> None:
+    """It is worked on in pieces."""
+    shapes = {"large": (700, 600), "long": (600, 700), "flat": (300_000,), "small": (3, 2)}
+    spec = anyoptim.optimizer_info(name)
+    defaults = {each.name: each.default for each in spec.hyperparameters}
+    follows_the_paper(name, shapes, range(1, 4), {**defaults, "rank": 2, "weight_decay": 0.1})
+
+
+def follows_the_paper(name: str, shapes: dict[str, tuple[int, ...]], steps: range, given: dict[str, Any]) -> None:
+    model = Net(shapes, dtype=torch.float64)
+    optimizer = build(name, model, **given)
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     places = {id(parameter): place for place, parameter in enumerate(held, start=1)}
     seeds = {key: places[id(parameter)] for key, parameter in model.named_parameters()}
-    paper = Paper(name, dict(model.named_parameters()), seeds, drawn)
-    for step, actual in enumerate(run(model, optimizer, STEPS), start=1):
+    paper = Paper(name, dict(model.named_parameters()), seeds, given)
+    for step, actual in enumerate(run(model, optimizer, steps), start=1):
         assert distance(actual, paper.step(step)) <= 1e-9, step
 
 

@@ -89,15 +89,6 @@ def test_the_layout_of_a_parameter_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_parameter_larger_than_the_cache(name: str) -> None:
-    """It is worked on in pieces: beside a small one, and equal to the float64 run."""
-    shapes = {"large": (700, 600), "long": (600, 700), "flat": (300_000,), "small": (3, 2)}
-    exact, model = Net(shapes, dtype=torch.float64), Net(shapes)
-    expected = last(exact, build(name, exact, weight_decay=0.1), range(1, 4))
-    assert distance(last(model, build(name, model, weight_decay=0.1), range(1, 4)), expected) < 1e-5
-
-
-@pytest.mark.parametrize("name", ENGINES)
 def test_a_parameter_without_gradient_is_left_alone(name: str) -> None:
     model = Net(EVERYTHING, pause=2)
     model.square.requires_grad_(False)

@@ -269,7 +269,16 @@ def test_resume_is_bit_equal(name: str, tmp_path: Path) -> None:
     assert same_weights(weights(resumed), weights(straight))
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - set(RESUMABLE)))
-def test_what_cannot_be_resumed_is_said(name: str, tmp_path: Path) -> None:
-    advice = anyoptim.plan(name, llama(), arguments(tmp_path, save_strategy="steps", **needs_of(name))).advice
+UNRESUMABLE = [
+    (name, each.name)
+    for name in NAMES
+    for each in anyoptim.optimizer_info(name).implementations
+    if not each.resumable and each.installed
+]
+
+
+@pytest.mark.parametrize(("name", "implementation"), UNRESUMABLE)
+def test_what_cannot_be_resumed_is_said(name: str, implementation: str, tmp_path: Path) -> None:
+    fields = {**needs_of(name), "optim_args": f"implementation={implementation}", "save_strategy": "steps"}
+    advice = anyoptim.plan(name, llama(), arguments(tmp_path, **fields)).advice
     assert any("cannot be resumed" in sentence for sentence in advice)

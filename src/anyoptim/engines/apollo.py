@@ -248,11 +248,8 @@ def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
     if dims == (-2,) and tensor.device.type == "cpu" and not isinstance(tensor, DTensor):
         # torch's norm down the columns is many times slower there than sums of a few rows that stay in the cache
         rows = torch.split(tensor, max(1, CACHED // tensor.shape[-1]), dim=-2)
-        return (
-            torch.stack([each.to(wide(tensor.dtype)).square().sum(dim=-2, keepdim=True) for each in rows])
-            .sum(dim=0)
-            .sqrt()
-        )
+        squares = [each.to(wide(each.dtype)).square().sum(dim=-2, keepdim=True) for each in rows]
+        return torch.stack(squares).sum(dim=0).sqrt()
     norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=wide(tensor.dtype))
     return norm
 
