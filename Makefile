@@ -27,6 +27,8 @@ compat: .venv-compat/installed
 
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/memory.py
 
 format: .venv/installed
 	$(BIN)/ruff format .

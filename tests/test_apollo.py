@@ -11,8 +11,11 @@ from engines import MATRICES, STACKS, Net, build, distance, gradients, last
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import weights
+from transformers import LlamaForCausalLM
 
+import anyoptim
 from anyoptim.engines.apollo import APOLLOAdamW, random_projection
+from anyoptim.integrations.models import load_config
 from anyoptim.memory import measured_state_bytes
 
 STEPS = range(1, 13)
@@ -31,6 +34,19 @@ def test_state_is_two_low_rank_moments_a_seed_and_a_norm(dtype: torch.dtype) -> 
     assert measured_state_bytes(optimizer) == expected
     for state in optimizer.state.values():
         assert set(state) == {"step", "seed", "exp_avg", "exp_avg_sq", "update_norm"}
+
+
+@pytest.mark.parametrize(("name", "published"), [("apollo_adamw", "1.6"), ("apollo_mini", "0.0")])
+def test_the_matrices_of_a_7b_take_what_the_paper_says(name: str, published: str) -> None:
+    config = load_config("llama-7b")
+    config.num_hidden_layers = 1
+    with torch.device("meta"):
+        layer = LlamaForCausalLM(config).to(torch.bfloat16).model.layers
+    targets = ["attn", "mlp"]
+    layer[0].input_layernorm.requires_grad_(False)
+    layer[0].post_attention_layernorm.requires_grad_(False)
+    plan = anyoptim.plan(name, layer, lr=1e-3, optim_target_modules=targets)
+    assert f"{plan.state_bytes * 32 / 1e9:.1f}" == published
 
 
 def test_the_projection_is_upstreams_until_the_first_renewal() -> None:

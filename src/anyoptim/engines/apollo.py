@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from anyoptim.engines.engine import CACHED, Engine, adamw, local, reduced, whole, wide
+from anyoptim.engines.engine import CACHED, Engine, adamw, cached, local, reduced, whole, wide
 
 _TINY = 1e-8
 _GROWTH = 1.01
@@ -245,7 +245,7 @@ def _project(gradient: Tensor, projection: Tensor, side: Literal["left", "right"
 
 
 def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
-    if dims == (-2,) and tensor.device.type == "cpu" and not isinstance(tensor, DTensor):
+    if dims == (-2,) and cached(tensor) and not isinstance(tensor, DTensor):
         # torch's norm down the columns is many times slower there than sums of a few rows that stay in the cache
         rows = torch.split(tensor, max(1, CACHED // tensor.shape[-1]), dim=-2)
         squares = [each.to(wide(each.dtype)).square().sum(dim=-2, keepdim=True) for each in rows]

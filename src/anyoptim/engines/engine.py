@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
@@ -149,6 +150,11 @@ def adamw(
             weight.copy_(target)
 
 
+def cached(tensor: Tensor) -> bool:
+    """Whether it pays to work on a tensor in pieces of ``CACHED`` elements: in a CPU's memory, which a fake has not."""
+    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
+
+
 def pieces(
     tensors: Mapping[str, Sequence[Tensor]], scalars: Mapping[str, Sequence[Any]]
 ) -> Iterator[tuple[dict[str, list[Tensor]], dict[str, list[Any]]]]:
@@ -163,7 +169,7 @@ def pieces(
     """
     names = list(tensors)
     rows = [[local(each) for each in row] for row in zip(*tensors.values(), strict=True)]
-    if rows and rows[0][0].device.type != "cpu":
+    if rows and not cached(rows[0][0]):
         columns = {name: [row[at] for row in rows] for at, name in enumerate(names)}
         yield columns, {name: list(given) for name, given in scalars.items()}
         return
