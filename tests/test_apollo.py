@@ -104,6 +104,23 @@ def test_a_stack_is_that_many_matrices(scale_type: str) -> None:
     assert distance({"stack": torch.stack([each.detach() for each in alone])}, together) < 1e-6
 
 
+@pytest.mark.parametrize("quiet", [0, 2])
+def test_a_gradient_of_zeros_does_not_freeze_a_matrix(quiet: int) -> None:
+    """As of an expert without tokens, or LoRA's A beside B = 0: a limiter that took it for the norm would."""
+    stack = nn.Parameter(torch.randn((2, 6, 4), generator=torch.Generator().manual_seed(0)))
+    optimizer = APOLLOAdamW([{"params": [stack], "rank": 2}], lr=0.01)
+    moved = []
+    for step in range(5):
+        stack.grad = gradients({"stack": (2, 6, 4)}, step)["stack"]
+        if step == quiet:
+            stack.grad[1] = 0
+        before = stack.detach().clone()
+        optimizer.step()
+        moved.append((stack - before)[1].norm().item())
+    assert moved[quiet] == 0
+    assert moved[quiet + 1] > 1e-3
+
+
 class Counted(TorchDispatchMode):
     """Count calls, and the reads and writes of tensors of at least ``size`` elements."""
 

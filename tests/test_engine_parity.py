@@ -13,6 +13,8 @@ from papers import Paper
 from torch import Tensor
 
 import anyoptim
+import anyoptim.engines.apollo
+import anyoptim.engines.engine
 
 STEPS = range(1, 201)
 CLOSE = 1e-5  # of fp32 runs; 200 roundings of a weight alone may add up to as much
@@ -64,6 +66,15 @@ def test_a_parameter_larger_than_the_cache(name: str) -> None:
     spec = anyoptim.optimizer_info(name)
     defaults = {each.name: each.default for each in spec.hyperparameters}
     follows_the_paper(name, shapes, range(1, 4), {**defaults, "rank": 2, "weight_decay": 0.1})
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_calls_that_an_accelerator_gets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pieces, whole groups at once: here on the CPU."""
+    for module in (anyoptim.engines.engine, anyoptim.engines.apollo):
+        monkeypatch.setattr(module, "cached", lambda tensor: False)
+    defaults = {each.name: each.default for each in anyoptim.optimizer_info(name).hyperparameters}
+    follows_the_paper(name, {**SHAPES, **STACKS}, range(1, 31), {**defaults, "rank": 2, "weight_decay": 0.1})
 
 
 def follows_the_paper(name: str, shapes: dict[str, tuple[int, ...]], steps: range, given: dict[str, Any]) -> None:

@@ -75,6 +75,17 @@ def test_half_precision_weights_follow_fp32(name: str, dtype: torch.dtype) -> No
 
 
 @pytest.mark.parametrize("name", ENGINES)
+def test_dtypes_may_be_mixed_in_a_group(name: str) -> None:
+    mixed, alike = Net(EVERYTHING), Net(EVERYTHING)
+    mixed.one = nn.Parameter(mixed.one.detach().bfloat16())
+    mixed.wide = nn.Parameter(mixed.wide.detach().bfloat16())
+    actual, expected = (last(model, build(name, model), range(1, 6)) for model in (mixed, alike))
+    assert actual["wide"].dtype == torch.bfloat16
+    for key in expected.keys() - {"one", "wide"}:
+        torch.testing.assert_close(actual[key], expected[key], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ENGINES)
 def test_the_layout_of_a_parameter_changes_nothing(name: str) -> None:
     straight, odd = Net(MATRICES), Net(MATRICES)
     odd.tall = nn.Parameter(odd.tall.detach().t().contiguous().t())  # transposed

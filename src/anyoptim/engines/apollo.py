@@ -45,6 +45,8 @@ class APOLLOAdamW(Engine):
     update) and the weight is read and written once; 2 more where it decays. The limiter's norm comes
     from the channel norms, so the scaled gradient never exists. Nothing waits for the device.
 
+    A gradient of zeros leaves the limiter's norm as it was: from a norm of zero no update could grow.
+
     Args:
         params: parameters or param groups. A group with ``rank`` may set ``proj`` ("random" or "svd"),
             ``scale_type`` ("channel" or "tensor"), ``scale`` (its square root multiplies the update),
@@ -100,40 +102,46 @@ class APOLLOAdamW(Engine):
     def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Apply one step; see :class:`Engine`."""
         if "rank" not in group:
-            self._adamw(group, parameters)
+            for parameter in parameters:
+                self._adamw(group, parameter)
             return
-        for parameter in parameters:
-            if parameter.numel():
-                self._apollo(group, parameter)
+        matrices = [parameter for parameter in parameters if parameter.numel()]
+        if not all(self.state[parameter] for parameter in matrices):
+            self._seed(matrices)
+        for parameter in matrices:
+            self._apollo(group, parameter)
 
-    def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        states: list[dict[str, Any]] = [self.state[parameter] for parameter in parameters]
-        for parameter, state in zip(parameters, states, strict=True):
-            if not state:
-                state["step"] = 0
-                for name in ("exp_avg", "exp_avg_sq"):
-                    state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-            state["step"] += 1
-        for step in {state["step"] for state in states}:
-            pairs = [pair for pair in zip(parameters, states, strict=True) if pair[1]["step"] == step]
-            adamw(
-                [local(parameter.detach()) for parameter, _ in pairs],
-                [local(parameter.grad) for parameter, _ in pairs],  # type: ignore[arg-type]  # they have one
-                [local(state["exp_avg"]) for _, state in pairs],
-                [local(state["exp_avg_sq"]) for _, state in pairs],
-                lr=group["lr"],
-                correction=_correction(group, step),
-                betas=group["betas"],
-                eps=group["eps"],
-            )
-            self._decay(group, [local(parameter.detach()) for parameter, _ in pairs])
+    def _adamw(self, group: dict[str, Any], parameter: Tensor) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+        state["step"] += 1
+        adamw(
+            parameter.detach(),
+            parameter.grad,  # type: ignore[arg-type]  # those without one are left out
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            lr=group["lr"],
+            correction=_correction(group, state["step"]),
+            betas=group["betas"],
+            eps=group["eps"],
+        )
+        self._decay(group, local(parameter.detach()))
+
+    def _seed(self, matrices: list[Tensor]) -> None:
+        """Begin the state of new matrices: a matrix's seed is its place among all parameters, from 1."""
+        held = [parameter for group in self.param_groups for parameter in group["params"]]
+        places = {parameter: place for place, parameter in enumerate(held, start=1)}
+        for parameter in matrices:
+            if not self.state[parameter]:
+                self.state[parameter].update(step=0, seed=places[parameter])
 
     def _apollo(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]
-        if not state:
-            state["step"], state["seed"] = 0, self._position(parameter)
         side = _side(group["proj_type"], gradient)
         low = _project(gradient, self._projection(group, state, gradient, side), side)
         if "exp_avg" not in state:
@@ -147,10 +155,10 @@ class APOLLOAdamW(Engine):
         # Adam's step on zero weights, at the rate -1, is the direction itself
         direction = torch.zeros_like(low)
         adamw(
-            [local(direction)],
-            [local(low)],
-            [local(state["exp_avg"])],
-            [local(state["exp_avg_sq"])],
+            direction,
+            low,
+            state["exp_avg"],
+            state["exp_avg_sq"],
             lr=-1.0,
             correction=1.0,
             betas=group["betas"],
@@ -167,7 +175,8 @@ class APOLLOAdamW(Engine):
         if not group["disable_nl"]:
             norm = whole((factor * _norm(gradient, dims)).square().sum(dim=(-2, -1), keepdim=True)).sqrt()
             limiter = (norm / (state["update_norm"] + _TINY)).clamp(min=_GROWTH) / _GROWTH
-            state["update_norm"] = norm / limiter
+            # a gradient of zeros, as of an expert without tokens, is no reference: nothing could grow from it
+            state["update_norm"] = torch.where(norm > 0, norm / limiter, state["update_norm"])
             factor = factor / (_like(limiter, factor))
         if not group["scale_front"]:
             factor = factor * root
@@ -175,13 +184,13 @@ class APOLLOAdamW(Engine):
 
         weight, update, by = _matching(parameter.detach(), gradient, factor)
         weight.addcmul_(update, by)
-        self._decay(group, [weight])
+        self._decay(group, weight)
 
     @staticmethod
-    def _decay(group: dict[str, Any], weights: list[Tensor]) -> None:
+    def _decay(group: dict[str, Any], weight: Tensor) -> None:
         # not as a product with 1 - lr * weight_decay, whose rounding is the same at every step and adds up
         if group["weight_decay"] > 0:
-            torch._foreach_add_(weights, weights, alpha=-group["lr"] * group["weight_decay"])
+            weight.add_(weight, alpha=-group["lr"] * group["weight_decay"])
 
     def _projection(
         self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor, side: Literal["left", "right"]
@@ -199,11 +208,6 @@ class APOLLOAdamW(Engine):
         if group["proj"] == "svd" or group["keep_projection"]:
             state["projection"] = made
         return made
-
-    def _position(self, parameter: Tensor) -> int:
-        """Return a parameter's place among all, from 1: the seed of its projections."""
-        every = (each for group in self.param_groups for each in group["params"])
-        return next(place for place, each in enumerate(every, start=1) if each is parameter)
 
 
 def random_projection(gradient: Tensor, rank: int, side: Literal["left", "right"], seed: int) -> Tensor:

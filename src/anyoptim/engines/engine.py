@@ -98,10 +98,10 @@ def reduced(tensor: Tensor) -> Tensor:
 
 
 def adamw(
-    weights: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
+    weight: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
     *,
     lr: float,
     correction: float,
@@ -109,34 +109,32 @@ def adamw(
     eps: float,
     weight_decay: float = 0.0,
 ) -> None:
-    """Advance the moments m, v and the weights in place, in one pass by torch's fused kernel.
+    """Advance the moments m, v and the weight in place, in one pass by torch's fused kernel.
 
     ``weight = weight * (1 - lr * weight_decay) - lr * correction * m / (sqrt(v) + eps)``
 
     Args:
-        weights: plain tensors of one device and dtype.
-        gradients: of the weights' shapes.
-        exp_avgs: m, contiguous.
-        exp_avg_sqs: v, contiguous.
+        weight: of any shape, or the local part of a DTensor; all four are of its shape, dtype and device.
+        gradient: what the moments are advanced by.
+        exp_avg: m; its local part is contiguous.
+        exp_avg_sq: v; its local part is contiguous.
         lr: learning rate.
         correction: what bias correction makes of it.
         betas: decay rates of m and v.
         eps: added to the denominator.
         weight_decay: decoupled.
     """
-    if not weights:
-        return
+    weight = local(weight)
     # the kernel reads memory in order, whatever the strides
-    targets = [each.contiguous() for each in weights]
-    # it corrects by 1 - beta ** step: not at all, at step infinity
-    never = torch.full((), math.inf, device=targets[0].device)
+    target = weight.contiguous()
     torch._fused_adamw_(
-        targets,
-        [each.contiguous() for each in gradients],
-        list(exp_avgs),
-        list(exp_avg_sqs),
+        [target],
+        [local(gradient).contiguous()],
+        [local(exp_avg)],
+        [local(exp_avg_sq)],
         [],
-        [never] * len(targets),
+        # it corrects by 1 - beta ** step: not at all, at step infinity
+        [torch.full((), math.inf, device=target.device)],
         lr=lr * correction,
         beta1=betas[0],
         beta2=betas[1],
@@ -145,9 +143,8 @@ def adamw(
         amsgrad=False,
         maximize=False,
     )
-    for weight, target in zip(weights, targets, strict=True):
-        if target is not weight:
-            weight.copy_(target)
+    if target is not weight:
+        weight.copy_(target)
 
 
 def cached(tensor: Tensor) -> bool:

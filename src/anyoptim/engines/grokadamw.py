@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, adamw, pieces, whole
+from anyoptim.engines.engine import Engine, adamw, pieces, whole, wide
 
 
 class GrokAdamW(Engine):
@@ -142,10 +142,10 @@ class GrokAdamW(Engine):
             )
             for weight, gradient, exp_avg, exp_avg_sq, beta1, correction in rows:
                 adamw(
-                    [weight],
-                    [gradient],
-                    [exp_avg],
-                    [exp_avg_sq],
+                    weight,
+                    gradient,
+                    exp_avg,
+                    exp_avg_sq,
                     lr=group["lr"],
                     correction=correction,
                     betas=(beta1, beta2),
@@ -166,4 +166,6 @@ def _clip_factors(gradients: Sequence[Tensor], largest: float) -> list[Tensor | 
     """Return what each gradient is to be multiplied by, as tensors: reading a value would wait for the device."""
     if largest <= 0:
         return [None] * len(gradients)
-    return [(largest / (whole(norm) + 1e-6)).clamp(max=1.0) for norm in torch._foreach_norm(list(gradients))]
+    # the norm of an fp16 gradient may be beyond fp16
+    norms = torch._foreach_norm(list(gradients), dtype=wide(gradients[0].dtype))
+    return [(largest / (whole(norm) + 1e-6)).clamp(max=1.0) for norm in norms]
