@@ -83,7 +83,7 @@ def target_matrices() -> Table:
         table.add_column(column, justify="right" if column in ("GB", "bytes") else "left")
     for name, source in expected.items():
         found = state_bytes(name, model, SIZES["7B"][-1])
-        table.add_row(name, gigabytes(found), f"{found or 0:,}", source)
+        table.add_row(name, gigabytes(found), "-" if found is None else f"{found:,}", source)
     return table
 
 

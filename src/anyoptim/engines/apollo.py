@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from anyoptim.engines.engine import CACHED, Engine, adamw, cached, local, reduced, whole, wide
+from anyoptim.engines.engine import CACHED, Engine, adamw, bias_correction, cached, local, reduced, whole, wide
 
 _TINY = 1e-8
 _GROWTH = 1.01
@@ -112,6 +112,8 @@ class APOLLOAdamW(Engine):
             self._apollo(group, parameter)
 
     def _adamw(self, group: dict[str, Any], parameter: Tensor) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
         state = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -120,7 +122,7 @@ class APOLLOAdamW(Engine):
         state["step"] += 1
         adamw(
             parameter.detach(),
-            parameter.grad,  # type: ignore[arg-type]  # those without one are left out
+            gradient,
             state["exp_avg"],
             state["exp_avg_sq"],
             lr=group["lr"],
@@ -177,7 +179,7 @@ class APOLLOAdamW(Engine):
             limiter = (norm / (state["update_norm"] + _TINY)).clamp(min=_GROWTH) / _GROWTH
             # a gradient of zeros, as of an expert without tokens, is no reference: nothing could grow from it
             state["update_norm"] = torch.where(norm > 0, norm / limiter, state["update_norm"])
-            factor = factor / (_like(limiter, factor))
+            factor = factor / _like(limiter, factor)
         if not group["scale_front"]:
             factor = factor * root
         factor = factor * (-group["lr"] * _correction(group, state["step"]))
@@ -242,9 +244,7 @@ def _side(proj_type: str, gradient: Tensor) -> Literal["left", "right"]:
 
 
 def _project(gradient: Tensor, projection: Tensor, side: Literal["left", "right"]) -> Tensor:
-    if isinstance(gradient, DTensor):
-        mesh = gradient.device_mesh
-        projection = DTensor.from_local(projection, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    projection = _like(projection, gradient)
     return reduced(gradient @ projection.mT if side == "right" else projection.mT @ gradient)
 
 
@@ -278,7 +278,4 @@ def _matching(weight: Tensor, gradient: Tensor, factor: Tensor) -> tuple[Tensor,
 
 
 def _correction(group: dict[str, Any], step: int) -> float:
-    if not group["correct_bias"]:
-        return 1.0
-    beta1, beta2 = group["betas"]
-    return math.sqrt(1 - beta2**step) / float(1 - beta1**step)
+    return bias_correction(group["betas"], step) if group["correct_bias"] else 1.0

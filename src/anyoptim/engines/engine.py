@@ -97,6 +97,11 @@ def reduced(tensor: Tensor) -> Tensor:
     )
 
 
+def bias_correction(betas: tuple[float, float], step: int) -> float:
+    """Return Adam's factor of the learning rate, for an eps that is added before correction (arXiv 1412.6980, 2)."""
+    return math.sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
+
+
 def adamw(
     weight: Tensor,
     gradient: Tensor,
@@ -114,12 +119,12 @@ def adamw(
     ``weight = weight * (1 - lr * weight_decay) - lr * correction * m / (sqrt(v) + eps)``
 
     Args:
-        weight: of any shape, or the local part of a DTensor; all four are of its shape, dtype and device.
+        weight: of any shape; of a DTensor the local part is updated. All four are of its shape, dtype and device.
         gradient: what the moments are advanced by.
-        exp_avg: m; its local part is contiguous.
-        exp_avg_sq: v; its local part is contiguous.
+        exp_avg: m, contiguous.
+        exp_avg_sq: v, contiguous.
         lr: learning rate.
-        correction: what bias correction makes of it.
+        correction: factor of lr, see :func:`bias_correction`.
         betas: decay rates of m and v.
         eps: added to the denominator.
         weight_decay: decoupled.

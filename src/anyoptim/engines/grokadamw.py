@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, adamw, pieces, whole, wide
+from anyoptim.engines.engine import Engine, adamw, bias_correction, pieces, whole, wide
 
 
 class GrokAdamW(Engine):
@@ -121,9 +121,7 @@ class GrokAdamW(Engine):
             {
                 "clip": _clip_factors(gradients, group["gradient_clipping"]),  # type: ignore[arg-type]
                 "beta1": [beta1 * (1 - group["gamma"]) ** index for index in range(len(parameters))],
-                "correction": [
-                    math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"]) for state in states
-                ],
+                "correction": [bias_correction(group["betas"], state["step"]) for state in states],
             },
         ):
             fast = tensors["gradient"]
