@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -44,6 +45,14 @@ def quiet_advice() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="anyoptim|transformers|accelerate", category=UserWarning)
         yield
+
+
+@pytest.fixture(autouse=True)
+def short_collections() -> Iterator[None]:
+    """Keep what is imported out of the full collections that accelerate asks for after every run."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

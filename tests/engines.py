@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from toys import NAMES
 
 import anyoptim
+from anyoptim.engines.fused_backward import FusedBackward
 
 ENGINES = [name for name in NAMES if anyoptim.optimizer_info(name).default.name == "native"]
-FUSED = [name for name in ENGINES if anyoptim.optimizer_info(name).traits.fused_backward]
+FUSED = [name for name in ENGINES if anyoptim.optimizer_info(name).fused_backward]
 
 MATRICES = {"tall": (12, 8), "wide": (6, 10), "square": (5, 5)}
 SHAPES = {**MATRICES, "vector": (5,), "one": (1,), "empty": (0,)}
@@ -59,12 +60,13 @@ def build(name: str, model: nn.Module, implementation: str = "native", **given: 
     constructor = chosen.load()
     if chosen.takes_model:
         return constructor(model, **values)
+    wrap = FusedBackward if values.pop("fused_backward", False) else lambda optimizer: optimizer
     targets = {each.name: values.pop(each.name) for each in chosen.hyperparameters if each.scope == "target"}
     if not spec.traits.needs_targets:
-        return constructor(list(model.parameters()), **values)
+        return wrap(constructor(list(model.parameters()), **values))
     flat = [each for each in model.parameters() if each.dim() < 2]
     matrices = [each for each in model.parameters() if each.dim() > 1]
-    return constructor([{"params": flat}, {"params": matrices, **targets}], **values)
+    return wrap(constructor([{"params": flat}, {"params": matrices, **targets}], **values))
 
 
 def run(model: nn.Module, optimizer: Any, steps: range, max_norm: float | None = None) -> Iterator[dict[str, Tensor]]:
@@ -139,5 +141,6 @@ def settings_of(name: str) -> SearchStrategy[dict[str, Any]]:
         {
             each.name: PAIRS.get(each.name, VALUES[each.name]) if isinstance(each.default, tuple) else VALUES[each.name]
             for each in hyperparameters
+            if each.scope != "facade"
         }
     )

@@ -176,7 +176,7 @@ def test_foreign_groups_do_not_fit_an_optimizer_that_routes(tmp_path: Path) -> N
         cls([{"params": list(model.parameters()), "lr": 0.5}], **kwargs)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if anyoptim.optimizer_info(name).traits.fused_backward])
+@pytest.mark.parametrize("name", [name for name in NAMES if anyoptim.optimizer_info(name).fused_backward])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_fused_optimizers_update_once_per_step_at_the_scheduled_rate(
     name: str, accumulation: int, tmp_path: Path

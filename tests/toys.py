@@ -56,7 +56,7 @@ def needs_of(name: str) -> dict[str, Any]:
         "optim_args": "rank=8" if has_rank and name != "apollo_mini" else None,
         "learning_rate": spec.usual_lr[1] if spec.usual_lr else 1e-3,
         "lr_scheduler_type": "constant" if spec.traits.schedule_free else "linear",
-        "max_grad_norm": 0.0 if spec.traits.fused_backward else 1.0,
+        "max_grad_norm": 0.0 if spec.fused_backward or spec.traits.clips_updates else 1.0,
     }
 
 

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from anyoptim.arguments import parse_optim_args as parse_optim_args
+    from anyoptim.errors import CheckpointError as CheckpointError
     from anyoptim.errors import MissingPackageError as MissingPackageError
     from anyoptim.errors import OptimArgsError as OptimArgsError
     from anyoptim.errors import OptimError as OptimError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "parse_optim_args": "arguments",
+    "CheckpointError": "errors",
     "MissingPackageError": "errors",
     "OptimArgsError": "errors",
     "OptimError": "errors",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
+import statistics
 from collections.abc import Iterator
 
 import torch.distributed
+from torch.distributed.tensor import DTensor
 
 from anyoptim.errors import UnsupportedError
 from anyoptim.routing import Routing
@@ -28,10 +32,11 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         yield from routing.notes
     yield from _schedule(spec, fields)
     yield from _learning_rate(spec, settings)
-    if spec.traits.fused_backward and (fields.number("max_grad_norm") or 0) > 0:
+    yield from _clipping(spec, settings, fields)
+    if settings.get("fused_backward") and several_processes() and not _sharded(fields, routing):
         yield (
-            f"max_grad_norm={fields.get('max_grad_norm')} has no effect: {spec.name} updates inside the backward"
-            " pass, before the norm of all gradients is known; set max_grad_norm=0"
+            "fused_backward saves no memory under DDP, which must reduce gradients first: updates wait for step();"
+            " shard with FSDP2 to update in the backward pass"
         )
     if not spec.traits.needs_targets and "optim_target_modules" in fields:
         yield f"optim_target_modules has no effect: {spec.name} treats every module alike"
@@ -45,31 +50,69 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
     if not settings.implementation.resumable and fields.get("save_strategy", "no") != "no":
         yield f"checkpoints cannot be resumed: {settings.implementation.package} does not restore its state"
     yield from _rank(settings, routing)
+    yield from _scale(settings, routing)
 
 
 def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
     """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
-    accumulation = fields.number("gradient_accumulation_steps") or 1
-    if accumulation > 1 and not settings.implementation.accumulates:
-        raise UnsupportedError(
-            f"{settings.implementation.package} updates on every micro-batch of gradient_accumulation_steps="
-            f"{accumulation:g}; take implementation={spec.default.name}, which updates once."
-        )
-    if not spec.traits.fused_backward:
-        return
-    if fields.get("fp16") is True:
+    implementation = settings.implementation
+    in_backward = implementation.updates_in_backward or settings.get("fused_backward")
+    if in_backward and fields.get("fp16") is True:
         raise UnsupportedError(
             f"{spec.name} updates inside the backward pass, where fp16 gradients are still scaled; use bf16=True."
         )
-    if (
+    if in_backward and uses_deepspeed(fields):
+        raise UnsupportedError(
+            f"{spec.name} updates inside the backward pass, but DeepSpeed keeps the gradients to itself; set"
+            " fused_backward=false in optim_args, or shard with FSDP2."
+        )
+    if not implementation.updates_in_backward:
+        return
+    accumulation = fields.number("gradient_accumulation_steps") or 1
+    if accumulation > 1:
+        raise UnsupportedError(
+            f"{implementation.package} updates on every micro-batch of gradient_accumulation_steps="
+            f"{accumulation:g}; take implementation={spec.default.name}, which updates once."
+        )
+    if several_processes():
+        raise UnsupportedError(
+            f"{implementation.package} updates from each process's own gradient, so the replicas would drift apart;"
+            f" take implementation={spec.default.name}, which waits for the reduced one."
+        )
+
+
+def several_processes() -> bool:
+    """Whether this process trains together with others."""
+    return (
         torch.distributed.is_available()
         and torch.distributed.is_initialized()
         and torch.distributed.get_world_size() > 1
-    ):
-        raise UnsupportedError(
-            f"{spec.name} updates from each process's own gradient, so its replicas would drift apart;"
-            " train it in one process, or use adafactor."
+    )
+
+
+def uses_deepspeed(fields: Fields) -> bool:
+    """Whether the run goes through DeepSpeed, by TrainingArguments or by ``accelerate launch``."""
+    return bool(fields.get("deepspeed")) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def _sharded(fields: Fields, routing: Routing | None) -> bool:
+    """Whether FSDP2 shards the parameters already, or will do so when accelerate prepares the model."""
+    held = routing is not None and any(isinstance(each.parameter, DTensor) for each in routing.routes)
+    return held or bool(fields.get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def _clipping(spec: OptimizerSpec, settings: Settings, fields: Fields) -> Iterator[str]:
+    largest = fields.number("max_grad_norm") or 0
+    if largest <= 0:
+        return
+    in_backward = settings.implementation.updates_in_backward or settings.get("fused_backward")
+    if in_backward and (_sharded(fields, None) or not several_processes()):
+        yield (
+            f"max_grad_norm={largest} has no effect: {spec.name} updates inside the backward"
+            " pass, before the norm of all gradients is known; set max_grad_norm=0"
         )
+    elif spec.traits.clips_updates:
+        yield f"max_grad_norm={largest} works against {spec.name}, which limits its updates itself; set max_grad_norm=0"
 
 
 def _schedule(spec: OptimizerSpec, fields: Fields) -> Iterator[str]:
@@ -105,4 +148,20 @@ def _rank(settings: Settings, routing: Routing | None) -> Iterator[str]:
         yield (
             f"rank={rank:g} is larger than {len(small)} of {len(routing.targets)} target matrices, such as "
             f"{small[0].name} {tuple(small[0].parameter.shape)}: there it saves no memory"
+        )
+
+
+def _scale(settings: Settings, routing: Routing | None) -> Iterator[str]:
+    """Compare APOLLO's scale with n/r, which makes up for projecting n dimensions to r (arXiv 2412.05270)."""
+    rank, scale = settings.number("rank"), settings.number("scale")
+    if rank is None or scale is None or routing is None or not routing.targets:
+        return
+    width = statistics.median(min(each.parameter.shape) for each in routing.targets)
+    fitting = max(width / rank, 1.0)
+    # the square root of scale multiplies the update
+    if not 1 / _FAR <= math.sqrt(scale / fitting) <= _FAR:
+        side = "smaller" if scale < fitting else "larger"
+        yield (
+            f"scale={scale:g} with rank={rank:g} makes updates {math.sqrt(max(scale / fitting, fitting / scale)):.0f}"
+            f" times {side} than AdamW's at the same lr; a scale near {fitting:g} fits matrices of {width:g} dimensions"
         )

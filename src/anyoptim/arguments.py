@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Literal
 
-from anyoptim.errors import OptimArgsError, did_you_mean
+from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
 from anyoptim.registry import optimizer_info
 from anyoptim.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec
 from anyoptim.values import common_type, convert, split_outside_brackets
@@ -55,6 +55,7 @@ def typed(given: Mapping[str, object], spec: OptimizerSpec, implementation: Impl
 
     Raises:
         OptimArgsError: names the key, what it must be, and for an unknown one the close and the valid keys.
+        UnsupportedError: a key that would train wrongly here, with the reason.
     """
     accepted = accepted_keys(implementation)
     result: dict[str, object] = {}
@@ -65,6 +66,8 @@ def typed(given: Mapping[str, object], spec: OptimizerSpec, implementation: Impl
             result[key] = check(value, accepted[key], spec.name)
         elif key in implementation.refused:
             raise OptimArgsError(f"{spec.name}: {key} cannot be set: {implementation.refused[key]}.")
+        elif key in implementation.unsupported:
+            raise UnsupportedError(f"{spec.name} does not support {key}: {implementation.unsupported[key]}.")
         else:
             raise OptimArgsError(_unknown_key(key, spec, implementation, accepted))
     for element in _betas_elements(implementation):

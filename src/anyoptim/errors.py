@@ -26,6 +26,10 @@ class UnsupportedError(OptimError):
     """The combination asked for would train wrongly."""
 
 
+class CheckpointError(OptimError):
+    """A checkpoint is damaged, or another optimizer wrote it."""
+
+
 class MissingPackageError(OptimError, ImportError):
     """The package behind an optimizer is not installed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,19 +12,25 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from anyoptim.advice import advise, refuse
+from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
 from anyoptim.groups import GroupDict, make_groups
 from anyoptim.memory import StateMemory, state_memory
+from anyoptim.records import stamp
 from anyoptim.registry import optimizer_info
 from anyoptim.routing import Routing, route
 from anyoptim.settings import Fields, Setting, Settings, resolve
 from anyoptim.spec import Implementation, OptimizerSpec
 from anyoptim.table import plan_dict, plan_table
+from anyoptim.text import format_bytes
+from anyoptim.training_weights import keep_training_weights
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch.optim import Optimizer
 
+
+_logger = logging.getLogger(__name__)
 
 _RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, or give warmup_steps in optim_args."
 
@@ -107,9 +114,24 @@ class Plan:
             raise OptimArgsError(
                 f"{self.spec.name}: {self.implementation.package} refuses its arguments: {error or repr(error)}."
             ) from error
+        stamp(optimizer, self.spec, self.settings)
         if isinstance(self.settings.get("warmup_steps"), float):
             optimizer.register_step_pre_hook(_refuse_ratio)
-        return optimizer
+        if self.spec.traits.schedule_free:
+            keep_training_weights(optimizer)
+        if _logger.isEnabledFor(logging.INFO):
+            _logger.info(self.summary)
+        return FusedBackward(optimizer) if self.settings.get("fused_backward") else optimizer
+
+    @property
+    def summary(self) -> str:
+        """One line: class, implementation, groups and predicted state."""
+        groups = ", ".join(str(len(group["params"])) for group in self.groups) or "the caller's own"
+        return (
+            f"{self.spec.name}: {self.implementation.class_path} ({self.implementation.name} implementation of"
+            f" {self.implementation.package}), {len(self.groups)} groups of {groups} parameters, optimizer state"
+            f" {format_bytes(self.state_bytes)} (predicted)"
+        )
 
     def to_dict(self) -> dict[str, object]:
         """Return the plan as plain values that JSON can hold."""

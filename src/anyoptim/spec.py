@@ -56,7 +56,7 @@ class Hyperparameter:
         help: one line for a person.
         within: the allowed range, of each element for a tuple.
         scope: ``"optimizer"``: a constructor keyword, for every group. ``"target"``: a key of the
-            groups that hold target modules only.
+            groups that hold target modules only. ``"facade"``: read by the plan, which wraps what it builds.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Hyperparameter:
     default: object = REQUIRED
     help: str = ""
     within: Interval | None = None
-    scope: Literal["optimizer", "target"] = "optimizer"
+    scope: Literal["optimizer", "target", "facade"] = "optimizer"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,11 @@ class Implementation:
         extra: the extra of anyoptim that installs ``package``; empty when it is a core dependency.
         takes_model: the constructor's first argument is the model, not param groups.
         refused: constructor keywords that would break the build, with the reason.
+        unsupported: keywords of a facade that would train wrongly, with the reason.
         resumable: whether a checkpoint restores its state exactly.
-        accumulates: whether the micro-batches of gradient accumulation add up before an update.
+        updates_in_backward: its class has hooks of its own that update on every backward pass, so gradients
+            neither accumulate nor are reduced over processes.
+        applied_lr: the key of a group that holds the learning rate of the last step.
     """
 
     name: str
@@ -93,8 +96,10 @@ class Implementation:
     extra: str = ""
     takes_model: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+    unsupported: Mapping[str, str] = field(default_factory=dict)
     resumable: bool = True
-    accumulates: bool = True
+    updates_in_backward: bool = False
+    applied_lr: str = "lr"
 
     @property
     def installed(self) -> bool:
@@ -143,14 +148,14 @@ class Traits:
         needs_targets: a low-rank optimizer: ``optim_target_modules`` says which matrices it projects.
         schedule_free: averages weights itself, so it wants a constant learning rate and has
             ``train()`` and ``eval()`` modes.
-        fused_backward: updates parameters inside the backward pass, so gradients never exist together.
+        clips_updates: limits its updates itself, so clipping gradients only weakens it.
         adam_fields: TrainingArguments' ``adam_beta1``, ``adam_beta2`` and ``adam_epsilon`` always apply,
             as transformers does for this name; otherwise only those the user changed apply.
     """
 
     needs_targets: bool = False
     schedule_free: bool = False
-    fused_backward: bool = False
+    clips_updates: bool = False
     adam_fields: bool = False
 
 
@@ -185,6 +190,11 @@ class OptimizerSpec:
     def hyperparameters(self) -> tuple[Hyperparameter, ...]:
         """The hyperparameters of the default implementation."""
         return self.default.hyperparameters
+
+    @property
+    def fused_backward(self) -> bool:
+        """Whether it updates inside the backward pass unless told otherwise."""
+        return any(each.name == "fused_backward" and each.default is True for each in self.hyperparameters)
 
     @property
     def package(self) -> str:

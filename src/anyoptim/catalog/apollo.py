@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, native, weight_decay
+from anyoptim.catalog._shared import AT_LEAST_ONE, FUSED_BACKWARD, POSITIVE, betas, eps, flag, lr, native, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _HYPERPARAMETERS = (
@@ -47,6 +47,7 @@ APOLLO = OptimizerSpec(
             "apollo:APOLLOAdamW",
             *_HYPERPARAMETERS,
             Hyperparameter("keep_projection", bool, False, "hold random projections, for speed", scope="target"),
+            FUSED_BACKWARD,
         ),
         Implementation(
             name="upstream",
@@ -56,6 +57,9 @@ APOLLO = OptimizerSpec(
             licence="CC-BY-NC-4.0",
             resumable=False,
             hyperparameters=_HYPERPARAMETERS,
+            unsupported={
+                "fused_backward": "apollo-torch steps differently on one parameter alone; take implementation=native"
+            },
             refused={"no_deprecation_warning": "it silences a warning that apollo_adamw never gives"},
         ),
     ),
@@ -69,5 +73,10 @@ SPECS = (
         rank=1,
         scale_type="tensor",
         scale=128.0,
+    ),
+    APOLLO.variant(
+        "apollo_adamw_layerwise",
+        summary="APOLLO inside the backward pass: gradients never pile up",
+        fused_backward=True,
     ),
 )

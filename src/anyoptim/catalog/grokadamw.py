@@ -7,6 +7,7 @@ from collections.abc import Callable
 from anyoptim.catalog._shared import FRACTION, NON_NEGATIVE, betas, eps, lr, native, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec
 
+_UNSUPPORTED = {"fused_backward": "its beta1 falls with a parameter's place among those that have a gradient"}
 _HYPERPARAMETERS = (
     lr(1e-3),
     betas(),
@@ -38,7 +39,7 @@ SPECS = (
         paper="arXiv 2405.20233 (Grokfast), https://github.com/cognitivecomputations/grokadamw",
         usual_lr=(1e-6, 3e-3),
         implementations=(
-            native("grokadamw:GrokAdamW", *_HYPERPARAMETERS),
+            native("grokadamw:GrokAdamW", *_HYPERPARAMETERS, unsupported=_UNSUPPORTED),
             Implementation(
                 name="upstream",
                 target="grokadamw:GrokAdamW",
@@ -47,6 +48,7 @@ SPECS = (
                 licence="Apache-2.0",
                 resumable=False,
                 hyperparameters=_HYPERPARAMETERS,
+                unsupported=_UNSUPPORTED,
             ),
         ),
     ),

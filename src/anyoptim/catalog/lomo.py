@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE, lr, native, weight_decay
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+from dataclasses import replace
 
+from anyoptim.catalog._shared import FUSED_BACKWARD, NON_NEGATIVE, POSITIVE, lr, native, weight_decay
+from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec
+
+_FUSED = replace(FUSED_BACKWARD, default=True)
 _CLIP_VALUE = Hyperparameter("clip_grad_value", float | None, None, "clamp gradients to [-value, value]", POSITIVE)
 _CLIP_NORM = Hyperparameter("clip_grad_norm", float | None, None, "clip the norm, in two backward passes", POSITIVE)
 _ADALOMO = (
@@ -29,7 +32,7 @@ def _upstream(
         extra="lomo",
         licence="MIT",
         takes_model=True,
-        accumulates=False,
+        updates_in_backward=True,
         hyperparameters=hyperparameters,
         refused=refused or {},
         resumable=resumable,
@@ -43,9 +46,8 @@ SPECS = (
         paper="arXiv 2306.09782",
         usual_lr=(1e-3, 0.1),
         aliases=("lomo_optim/lomo",),
-        traits=Traits(fused_backward=True),
         implementations=(
-            native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay()),
+            native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay(), _FUSED),
             _upstream(
                 "Lomo",
                 lr(1e-3),
@@ -62,9 +64,8 @@ SPECS = (
         paper="arXiv 2310.10195",
         usual_lr=(1e-4, 3e-2),
         aliases=("lomo_optim/adalomo",),
-        traits=Traits(fused_backward=True),
         implementations=(
-            native("adalomo:AdaLomo", *_ADALOMO),
+            native("adalomo:AdaLomo", *_ADALOMO, _FUSED),
             _upstream(
                 "AdaLomo",
                 *_ADALOMO,

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import FOREACH, POSITIVE, betas, eps, flag, lr, optional_flag, weight_decay
+from anyoptim.catalog._shared import (
+    FOREACH,
+    FUSED_BACKWARD,
+    POSITIVE,
+    betas,
+    eps,
+    flag,
+    lr,
+    optional_flag,
+    weight_decay,
+)
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
 
 SPECS = (
@@ -12,7 +22,7 @@ SPECS = (
         paper="arXiv 2304.13013",
         usual_lr=(1e-6, 3e-3),
         aliases=("optimi/stable_adamw",),
-        traits=Traits(adam_fields=True),
+        traits=Traits(adam_fields=True, clips_updates=True),
         implementations=(
             Implementation(
                 name="upstream",
@@ -29,8 +39,9 @@ SPECS = (
                     optional_flag("kahan_sum", "Kahan summation for low-precision weights; none: where useful"),
                     FOREACH,
                     optional_flag("triton", "Triton kernels; none: where possible"),
+                    FUSED_BACKWARD,
                 ),
-                refused={"gradient_release": "it needs hooks that optimi's prepare_for_gradient_release installs"},
+                refused={"gradient_release": "fused_backward=true does the same, with any trainer"},
             ),
         ),
     ),

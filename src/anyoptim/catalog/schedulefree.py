@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
+from anyoptim.catalog._shared import FUSED_BACKWARD, NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _WARMUP = Hyperparameter("warmup_steps", int, 0, "steps of the optimizer's own linear warmup", NON_NEGATIVE)
@@ -21,7 +21,8 @@ def _schedule_free(name: str, *hyperparameters: Hyperparameter) -> tuple[Impleme
             target=f"schedulefree:{name}",
             package="schedulefree",
             licence="Apache-2.0",
-            hyperparameters=(*hyperparameters, _L2, *_AVERAGING, _FOREACH),
+            hyperparameters=(*hyperparameters, _L2, *_AVERAGING, _FOREACH, FUSED_BACKWARD),
+            applied_lr="scheduled_lr",
         ),
     )
 

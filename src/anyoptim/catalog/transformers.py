@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import POSITIVE, flag, weight_decay
+from anyoptim.catalog._shared import FUSED_BACKWARD, POSITIVE, flag, weight_decay
 from anyoptim.spec import Hyperparameter, Implementation, Interval, OptimizerSpec
 
 SPECS = (
@@ -35,6 +35,7 @@ SPECS = (
                     flag("scale_parameter", "scale the learning rate by the parameter's RMS"),
                     flag("relative_step", "time-dependent learning rate instead of lr"),
                     flag("warmup_init", "start relative_step from a small rate"),
+                    FUSED_BACKWARD,
                 ),
             ),
         ),

@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyoptim.engines.backward_update import BackwardUpdate
-from anyoptim.engines.engine import reduced, whole, wide
+from anyoptim.engines.engine import Engine, reduced, take_gradient, whole, wide
 
 
-class AdaLomo(BackwardUpdate):
-    """LOMO with a factored second moment and grouped update normalization.
+class AdaLomo(Engine):
+    """LOMO with a factored second moment and grouped update normalization; meant for ``FusedBackward(AdaLomo(...))``.
 
     Per parameter of shape (..., m, n) the state is ``exp_avg_sq_row`` (..., m), ``exp_avg_sq_col``
     (..., n) and ``step``; of a vector, ``exp_avg_sq`` and ``step``; all at least fp32. The update is
     ``u = g / sqrt(v)``, divided by its RMS where that exceeds ``clip_threshold``, times
-    ``lr * max(eps[1], RMS(parameter))``.
+    ``lr * max(eps[1], RMS(parameter))``. A step takes the gradient off the parameter to use its memory.
 
     Args:
         params: parameters or param groups.
@@ -53,8 +52,13 @@ class AdaLomo(BackwardUpdate):
             },
         )
 
-    def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """Apply one step; see :class:`BackwardUpdate`."""
+    def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Apply one step; see :class:`Engine`."""
+        for parameter in parameters:
+            self._update(group, parameter)
+
+    def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
+        gradient = take_gradient(parameter, group["clip_grad_value"])
         state = self.state[parameter]
         squared = gradient.square()
         if parameter.dim() > 1:
@@ -74,12 +78,12 @@ class AdaLomo(BackwardUpdate):
             direction = gradient.mul_(row.rsqrt().unsqueeze(-1)).mul_(column.rsqrt().unsqueeze(-2))
         else:
             direction = gradient.mul_(state["exp_avg_sq"].rsqrt())
-        weights = parameter.to(wide(parameter.dtype))
+        weights = parameter.detach().to(wide(parameter.dtype))
         rate = group["lr"] * _rms(weights).clamp(min=group["eps"][1])
         if group["weight_decay"] > 0:
             weights.mul_(1 - rate * group["weight_decay"])
         weights.sub_(direction.mul_(rate / (_rms(direction) / group["clip_threshold"]).clamp(min=1.0)))
-        if weights is not parameter:
+        if weights.dtype != parameter.dtype:
             parameter.copy_(weights)
 
 

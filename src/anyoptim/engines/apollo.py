@@ -7,7 +7,8 @@ takes is GaLore's convention, arXiv 2403.03507.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -65,6 +66,7 @@ class APOLLOAdamW(Engine):
     """
 
     foreign_state = ("projector", "apollo_torch")
+    _places: Mapping[Tensor, int] = MappingProxyType({})
 
     def __init__(
         self,
@@ -105,11 +107,9 @@ class APOLLOAdamW(Engine):
             for parameter in parameters:
                 self._adamw(group, parameter)
             return
-        matrices = [parameter for parameter in parameters if parameter.numel()]
-        if not all(self.state[parameter] for parameter in matrices):
-            self._seed(matrices)
-        for parameter in matrices:
-            self._apollo(group, parameter)
+        for parameter in parameters:
+            if parameter.numel():
+                self._apollo(group, parameter)
 
     def _adamw(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -132,18 +132,19 @@ class APOLLOAdamW(Engine):
         )
         self._decay(group, local(parameter.detach()))
 
-    def _seed(self, matrices: list[Tensor]) -> None:
-        """Begin the state of new matrices: a matrix's seed is its place among all parameters, from 1."""
-        held = [parameter for group in self.param_groups for parameter in group["params"]]
-        places = {parameter: place for place, parameter in enumerate(held, start=1)}
-        for parameter in matrices:
-            if not self.state[parameter]:
-                self.state[parameter].update(step=0, seed=places[parameter])
+    def _seed(self, parameter: Tensor) -> int:
+        """Return a new matrix's seed: its place among all parameters, from 1."""
+        if parameter not in self._places:  # at the first step, and when groups were added or FSDP2 replaced parameters
+            held = [parameter for group in self.param_groups for parameter in group["params"]]
+            self._places = {parameter: place for place, parameter in enumerate(held, start=1)}
+        return self._places[parameter]
 
     def _apollo(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]
+        if not state:
+            state.update(step=0, seed=self._seed(parameter))
         side = _side(group["proj_type"], gradient)
         low = _project(gradient, self._projection(group, state, gradient, side), side)
         if "exp_avg" not in state:

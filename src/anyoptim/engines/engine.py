@@ -40,11 +40,19 @@ class Engine(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.is_sparse:
-                    raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
+                self._refuse_sparse(parameter)
         for group in self.param_groups:
             self.update_group(group, [each for each in group["params"] if each.grad is not None])
         return loss
+
+    def update_one(self, group: dict[str, Any], parameter: Tensor) -> None:
+        """Update one parameter of ``group``, which has a gradient: a part of what :meth:`step` does."""
+        self._refuse_sparse(parameter)
+        self.update_group(group, [parameter])
+
+    def _refuse_sparse(self, parameter: Tensor) -> None:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
 
     def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Apply one step to ``parameters``, the ones of ``group`` that have a gradient."""
@@ -86,6 +94,19 @@ def whole(tensor: Tensor) -> Tensor:
 def wide(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which the arithmetic on tensors of ``dtype`` is done: fp32, or its own if that is wider."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def take_gradient(parameter: Tensor, clip_value: float | None) -> Tensor:
+    """Return a gradient of at least fp32 that may be overwritten, and leave the parameter without one.
+
+    Args:
+        parameter: has a gradient.
+        clip_value: clamp every element to ``[-clip_value, clip_value]``.
+    """
+    assert parameter.grad is not None
+    gradient = parameter.grad.to(wide(parameter.dtype))
+    parameter.grad = None
+    return gradient if clip_value is None else gradient.clamp_(-clip_value, clip_value)
 
 
 def reduced(tensor: Tensor) -> Tensor:

@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from anyoptim.engines.backward_update import BackwardUpdate
-from anyoptim.engines.engine import wide
+from anyoptim.engines.engine import Engine, take_gradient, wide
 
 
-class Lomo(BackwardUpdate):
-    """SGD with decoupled weight decay inside the backward pass: no gradients kept, no optimizer state.
+class Lomo(Engine):
+    """SGD with decoupled weight decay and no state; ``FusedBackward(Lomo(...))`` keeps no gradients either.
+
+    The arithmetic is at least fp32, and a step takes the gradient off the parameter to use its memory.
 
     Args:
-        params: parameters or param groups.
+        params: parameters or param groups, of any floating dtype.
         lr: learning rate.
         clip_grad_value: clamp every gradient element to ``[-clip_grad_value, clip_grad_value]``.
         weight_decay: a step multiplies the weights by ``1 - lr * weight_decay``.
@@ -30,11 +31,13 @@ class Lomo(BackwardUpdate):
     ) -> None:
         super().__init__(params, {"lr": lr, "clip_grad_value": clip_grad_value, "weight_decay": weight_decay})
 
-    def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """Apply one step; see :class:`BackwardUpdate`."""
-        weights = parameter.to(wide(parameter.dtype))
-        if group["weight_decay"] > 0:
-            weights.mul_(1 - group["lr"] * group["weight_decay"])
-        weights.add_(gradient, alpha=-group["lr"])
-        if weights is not parameter:
-            parameter.copy_(weights)
+    def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Apply one step; see :class:`Engine`."""
+        for parameter in parameters:
+            gradient = take_gradient(parameter, group["clip_grad_value"])
+            weights = parameter.detach().to(wide(parameter.dtype))
+            if group["weight_decay"] > 0:
+                weights.mul_(1 - group["lr"] * group["weight_decay"])
+            weights.add_(gradient, alpha=-group["lr"])
+            if weights.dtype != parameter.dtype:
+                parameter.copy_(weights)

@@ -77,7 +77,7 @@ def demo_arguments(name: str, config: PretrainedConfig, steps: int, output_dir: 
         learning_rate=spec.usual_lr[1] if spec.usual_lr else 1e-3,
         lr_scheduler_type="constant" if traits.schedule_free else "cosine",
         warmup_steps=steps // 10,
-        max_grad_norm=0.0 if traits.fused_backward else 1.0,
+        max_grad_norm=0.0 if spec.fused_backward or traits.clips_updates else 1.0,
         max_steps=steps,
         per_device_train_batch_size=16,
         per_device_eval_batch_size=64,

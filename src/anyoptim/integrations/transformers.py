@@ -8,9 +8,9 @@ These things of transformers and accelerate are changed, and put back by ``disab
 - ``Trainer.get_decay_parameter_names`` answers ``in`` from a set: the Trainer looks every parameter
   up in that list, which takes quadratic time;
 - ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
-- ``Trainer.log`` tells an optimizer that takes losses (GrokAdamW) the ones that it logs;
 - ``Accelerator.backward`` drops the ``learning_rate`` that the Trainer passes for ``lomo`` and
-  ``adalomo`` unless a lomo_optim object is there, and tells fused optimizers which micro-batch is last.
+  ``adalomo`` unless a lomo_optim object is there, and tells :class:`FusedBackward` which micro-batch is last;
+- saving and resuming: ``checkpoints.py``; logs and model cards: ``reports.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from anyoptim import registry
+from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import UnknownOptimizerError, UnsupportedError
+from anyoptim.integrations.patching import replace
 from anyoptim.packages import need_transformers
 from anyoptim.planning import Plan, plan
 from anyoptim.settings import Fields
@@ -62,11 +64,16 @@ def enable() -> Enabled:
     if _installed is not None:
         return Enabled(undo=False)
     need_transformers("anyoptim.enable()")
+    from anyoptim.integrations.checkpoints import wrap_checkpoints
+    from anyoptim.integrations.reports import wrap_reports
+
     undo = ExitStack()
     try:
         _extend_names(undo)
         _wrap_trainer(undo)
         _wrap_accelerator(undo)
+        wrap_checkpoints(undo)
+        wrap_reports(undo)
     except BaseException:
         undo.close()
         raise
@@ -80,12 +87,6 @@ def disable() -> None:
     if _installed is not None:
         _installed.close()
         _installed = None
-
-
-def _replace(undo: ExitStack, owner: type, name: str, value: object) -> None:
-    original = vars(owner)[name]
-    undo.callback(setattr, owner, name, original)
-    setattr(owner, name, value)
 
 
 # ---------------------------------------------------------------- OptimizerNames
@@ -171,7 +172,7 @@ def _wrap_trainer(undo: ExitStack) -> None:
             return original(args, model)
         return _cls_and_kwargs(plan(name, model, args), Fields(args))
 
-    _replace(undo, Trainer, "get_optimizer_cls_and_kwargs", staticmethod(get_optimizer_cls_and_kwargs))
+    replace(undo, Trainer, "get_optimizer_cls_and_kwargs", staticmethod(get_optimizer_cls_and_kwargs))
 
     get_decay_parameter_names = Trainer.get_decay_parameter_names
 
@@ -179,7 +180,7 @@ def _wrap_trainer(undo: ExitStack) -> None:
     def get_decay_parameter_names_at_once(self: Any, model: Any) -> list[str]:
         return _Names(get_decay_parameter_names(self, model))
 
-    _replace(undo, Trainer, "get_decay_parameter_names", get_decay_parameter_names_at_once)
+    replace(undo, Trainer, "get_decay_parameter_names", get_decay_parameter_names_at_once)
 
     create_scheduler = Trainer.create_scheduler
 
@@ -190,18 +191,7 @@ def _wrap_trainer(undo: ExitStack) -> None:
                 group["warmup_steps"] = self.args.get_warmup_steps(num_training_steps)
         return create_scheduler(self, num_training_steps, *args, **kwargs)
 
-    _replace(undo, Trainer, "create_scheduler", create_scheduler_with_steps)
-
-    log = Trainer.log
-
-    @functools.wraps(log)
-    def log_and_report(self: Any, logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
-        if hasattr(optimizer, "report_losses"):
-            optimizer.report_losses(train_loss=logs.get("loss"), eval_loss=logs.get("eval_loss"))
-        return log(self, logs, *args, **kwargs)
-
-    _replace(undo, Trainer, "log", log_and_report)
+    replace(undo, Trainer, "create_scheduler", create_scheduler_with_steps)
 
 
 class _Names(list[str]):
@@ -288,8 +278,9 @@ def _wrap_accelerator(undo: ExitStack) -> None:
         if not self.has_lomo_optimizer:
             kwargs.pop("learning_rate", None)
         for prepared in self._optimizers:
-            if hasattr(prepared.optimizer, "accumulating"):
+            if isinstance(prepared.optimizer, FusedBackward):
                 prepared.optimizer.accumulating = not self.sync_gradients
+                prepared.optimizer.attach()
         return original(self, loss, **kwargs)
 
-    _replace(undo, Accelerator, "backward", backward)
+    replace(undo, Accelerator, "backward", backward)

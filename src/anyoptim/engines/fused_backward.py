@@ -1,0 +1,226 @@
+"""Fused backward: an optimizer that updates each parameter inside the backward pass, as its gradient arrives.
+
+Source: LOMO, arXiv 2306.09782, Algorithm 1 (fused gradient computation and parameter update) and section 3.3
+(clipping by the norm of all gradients in two passes).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from anyoptim.engines.engine import Engine, whole, wide
+from anyoptim.errors import UnsupportedError
+
+
+class FusedBackward(Optimizer):
+    """Runs an optimizer that updates parameters one by one inside the backward pass: ``loss.backward()`` trains.
+
+    Gradients never pile up. Everything but the time of the update is the inner optimizer's: ``param_groups``,
+    ``state``, ``defaults`` and the state dict are its own, so schedulers and checkpoints work, and what it computes
+    is equal bit for bit.
+
+    While ``accumulating`` is true gradients stay, so the micro-batches of gradient accumulation add up and the
+    backward pass of the last one updates. Where a gradient is still to be reduced over processes (DDP), it waits for
+    :meth:`step`, which updates whatever holds one; FSDP2's gradients arrive reduced.
+
+    Args:
+        optimizer: updates a parameter from that parameter's gradient and state and its group's values alone; a step
+            may change these values, each time in the same way, as a step count.
+    """
+
+    optimizer: Optimizer
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
+        self.__setstate__({"optimizer": optimizer})
+        self.accumulating = False
+        self._norms: list[Tensor] | None = None
+        self._clip_factor: Tensor | None = None
+        self._updated: set[Tensor] = set()
+        self._groups_after: dict[int, dict[str, Any]] = {}
+        # weak: FSDP2 frees the parameters that it replaces
+        self._hooks: MutableMapping[Tensor, RemovableHandle] = WeakTensorKeyDictionary()
+        self._removed = False
+        self.attach()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "optimizer":  # not there yet
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+    def attach(self) -> None:
+        """Hook the parameters that the groups hold now: FSDP2 replaces them after construction."""
+        if self._removed:
+            return
+        for index, group in enumerate(self.param_groups):
+            for parameter in group["params"]:
+                if parameter.requires_grad and parameter not in self._hooks:
+                    self._hooks[parameter] = parameter.register_post_accumulate_grad_hook(_hook(self, index))
+
+    def remove(self) -> None:
+        """Take the hooks off the parameters; from then on ``step()`` updates, as any optimizer's does."""
+        for handle in self._hooks.values():
+            handle.remove()
+        self._hooks.clear()
+        self._removed = True
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group and hook its parameters."""
+        self.optimizer.add_param_group(param_group)
+        self.attach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the inner optimizer's state dict."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of the inner optimizer, saved with or without fused backward."""
+        self.optimizer.load_state_dict(state_dict)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop what gradients are left."""
+        self.optimizer.zero_grad(set_to_none=set_to_none)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update what still holds a gradient: nothing, after a backward pass that updated.
+
+        Ends the effect of :meth:`clip_grad_norm`.
+
+        Args:
+            closure: computes the loss again and returns it.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        waiting = [
+            (parameter, index)
+            for index, group in enumerate(self.param_groups)
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if self._updated:
+            for parameter, index in waiting:
+                self._update(parameter, index)
+            self._finish_step()
+        elif waiting:
+            for parameter, _ in waiting:
+                self._clip(parameter)
+            self.optimizer.step()
+            for parameter, _ in waiting:
+                parameter.grad = None
+        self._clip_factor = None
+        self.attach()
+        return loss
+
+    def clip_grad_norm(self, loss: Tensor, max_norm: float) -> Tensor:
+        """Measure the norm of all gradients in a backward pass of its own, so that the next one clips it.
+
+        The first of LOMO's two passes: ``clip_grad_norm(loss, 1.0)``, ``loss.backward()``, ``step()``. No gradient
+        outlives its measurement, and nothing is updated.
+
+        Args:
+            loss: the loss; its graph is kept for the second pass.
+            max_norm: the norm to clip at, until the next :meth:`step`.
+
+        Returns:
+            The norm before clipping, a 0-d tensor of at least fp32.
+
+        Raises:
+            UnsupportedError: gradients of earlier micro-batches are there, which a second pass would lose, or
+                gradients are still to be reduced over processes.
+        """
+        if any(each.grad is not None or not _arrives_reduced(each) for each in self._parameters()):
+            raise UnsupportedError(
+                "clip_grad_norm takes two backward passes, so no gradients may be accumulated before, nor wait to be"
+                " reduced by DDP; keep accumulating=True, then call torch.nn.utils.clip_grad_norm_ and step()."
+            )
+        self._norms = []
+        try:
+            torch.autograd.backward(loss, retain_graph=True)
+            norm = torch.linalg.vector_norm(torch.stack(self._norms)) if self._norms else loss.new_zeros(())
+        finally:
+            self._norms = None
+        self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        return norm
+
+    def _parameters(self) -> Iterator[Tensor]:
+        for group in self.param_groups:
+            yield from group["params"]
+
+    def _arrived(self, parameter: Tensor, group_index: int) -> None:
+        """Use a gradient that autograd has just finished."""
+        if self._norms is not None:
+            assert parameter.grad is not None
+            self._norms.append(whole(torch.linalg.vector_norm(parameter.grad, dtype=wide(parameter.grad.dtype))))
+            parameter.grad = None
+        elif not self.accumulating and _arrives_reduced(parameter):
+            if parameter in self._updated:  # a second backward pass, and nobody called step()
+                self._finish_step()
+            self._update(parameter, group_index)
+
+    def _update(self, parameter: Tensor, group_index: int) -> None:
+        self._clip(parameter)
+        group = self.param_groups[group_index]
+        if isinstance(self.optimizer, Engine):
+            self.optimizer.update_one(group, parameter)
+        else:
+            self._groups_after[group_index] = _step_one(self.optimizer, group, parameter)
+        parameter.grad = None
+        self._updated.add(parameter)
+
+    def _finish_step(self) -> None:
+        """Let the groups' own values advance, such as a step count: once a step, whatever the number of parameters."""
+        for index, after in self._groups_after.items():
+            self.param_groups[index].update(after)
+        self._groups_after.clear()
+        self._updated.clear()
+
+    def _clip(self, parameter: Tensor) -> None:
+        if self._clip_factor is not None and parameter.grad is not None:
+            parameter.grad.mul_(self._clip_factor)
+
+
+def _arrives_reduced(parameter: Tensor) -> bool:
+    """Whether a gradient is final when autograd is done with it: in one process, or sharded by FSDP2."""
+    return isinstance(parameter, DTensor) or not (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
+
+
+def _step_one(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """Take a step on one parameter, with a copy of its group, and return the copy's values afterwards."""
+    own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
+    groups, optimizer.param_groups = optimizer.param_groups, [{**own, "params": [parameter]}]
+    try:
+        optimizer.step()
+        after = optimizer.param_groups[0]
+    finally:
+        optimizer.param_groups = groups
+    return {key: value for key, value in after.items() if key != "params"}
+
+
+def _hook(facade: FusedBackward, group_index: int) -> Callable[[Tensor], None]:
+    # weak, so that a dropped optimizer does not go on training the model beside its successor
+    reference = weakref.ref(facade)
+
+    @torch.no_grad()
+    def hook(parameter: Tensor) -> None:
+        owner = reference()
+        if owner is not None:
+            owner._arrived(parameter, group_index)
+
+    return hook

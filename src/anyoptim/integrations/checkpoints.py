@@ -1,0 +1,219 @@
+"""What a Trainer saves is the model, and what it resumes is whole and the same optimizer's.
+
+For the time of ``Trainer.train``:
+
+- whatever saves (``_save_checkpoint``, ``save_model``, the callbacks of ``on_save``, also a subclass's own) finds the
+  average of a schedule-free optimizer in the model, and training goes on from its training weights;
+- ``resume_from_checkpoint`` takes a whole checkpoint only: ``trainer_state.json`` is written last.
+
+Afterwards, however it ended, the model holds the average.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.errors import CheckpointError, OptimError
+from anyoptim.integrations.patching import replace
+from anyoptim.integrations.reports import OptimizerRecord
+from anyoptim.records import built, refuse_other
+from anyoptim.training_weights import average_in_place, expect_training_weights, has_two_sets
+
+_STATE = "trainer_state.json"
+_UNFINISHED = "checkpoint-is-incomplete.txt"  # transformers' own sentinel of an emergency save
+
+
+def wrap_checkpoints(undo: ExitStack) -> None:
+    """Wrap training and resuming of ``Trainer``."""
+    from transformers import Trainer
+
+    train = Trainer.train
+
+    @functools.wraps(train)
+    def train_and_save_the_model(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        resume = _whole_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        with ExitStack() as run:
+            record = OptimizerRecord()
+            self.add_callback(record)
+            run.callback(self.remove_callback, record)
+            run.callback(_leave_the_average, self)
+            _save_the_average(self, run)
+            return train(self, resume, *args, **kwargs)
+
+    replace(undo, Trainer, "train", train_and_save_the_model)
+
+    load = Trainer._load_optimizer_and_scheduler
+
+    @functools.wraps(load)
+    def load_checked(self: Any, checkpoint: str | None) -> None:
+        optimizer = built(self.optimizer)
+        if checkpoint is None or optimizer is None:
+            return load(self, checkpoint)
+        _check_files(Path(checkpoint), self)
+        if has_two_sets(optimizer):
+            expect_training_weights(optimizer)
+        try:
+            load(self, checkpoint)
+        except (OptimError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            wrote = _recorded(Path(checkpoint)).get("name", "an optimizer that it does not name")
+            raise CheckpointError(
+                f"The optimizer state in {checkpoint}, written by {wrote}, is damaged or does not fit:"
+                f" {str(error).partition(chr(10))[0] or type(error).__name__}. Resume from another checkpoint."
+            ) from error
+
+    replace(undo, Trainer, "_load_optimizer_and_scheduler", load_checked)
+    _wrap_emergency_checkpoint(undo)
+
+
+def _wrap_emergency_checkpoint(undo: ExitStack) -> None:
+    """Keep an emergency checkpoint from falling between the backward pass and the step of a fused optimizer."""
+    try:
+        from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+    except ImportError:  # transformers 4.57 has none
+        return
+    on_pre_optimizer_step: Callable[..., Any] = JITCheckpointCallback.on_pre_optimizer_step
+
+    @functools.wraps(on_pre_optimizer_step)
+    def on_pre_optimizer_step_of_two(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        optimizer = kwargs.get("optimizer")
+        if isinstance(getattr(optimizer, "optimizer", optimizer), FusedBackward):
+            return None  # on_step_end saves
+        return on_pre_optimizer_step(self, args, state, control, **kwargs)
+
+    replace(undo, JITCheckpointCallback, "on_pre_optimizer_step", on_pre_optimizer_step_of_two)
+
+
+# ---------------------------------------------------------------- saving
+
+
+def _save_the_average(trainer: Any, run: ExitStack) -> None:
+    """Wrap what saves, on the trainer itself: a subclass may override any of it."""
+
+    def saving(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def save(*args: Any, **kwargs: Any) -> Any:
+            with average_in_place(built(trainer.optimizer)):
+                return original(*args, **kwargs)
+
+        return save
+
+    save_checkpoint = saving(trainer._save_checkpoint)
+
+    @functools.wraps(save_checkpoint)
+    def save_checkpoint_as_new(model: Any, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
+        # a save over an older checkpoint of the same step is no whole one until it is done
+        if trainer.args.should_save:
+            folder = Path(trainer._get_output_dir(trial), f"checkpoint-{trainer.state.global_step}")
+            (folder / _STATE).unlink(missing_ok=True)
+        return save_checkpoint(model, trial, *args, **kwargs)
+
+    replace(run, trainer, "_save_checkpoint", save_checkpoint_as_new)
+    replace(run, trainer, "save_model", saving(trainer.save_model))
+    replace(run, trainer.callback_handler, "on_save", saving(trainer.callback_handler.on_save))
+    load_best_model = trainer._load_best_model
+
+    @functools.wraps(load_best_model)
+    def load_best_model_as_it_is(*args: Any, **kwargs: Any) -> Any:
+        _leave_the_average(trainer)  # else a later eval() would change the loaded weights
+        return load_best_model(*args, **kwargs)
+
+    replace(run, trainer, "_load_best_model", load_best_model_as_it_is)
+
+
+def _leave_the_average(trainer: Any) -> None:
+    optimizer: Any = built(trainer.optimizer)
+    if has_two_sets(optimizer):
+        optimizer.eval()
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def _whole_checkpoint(wanted: Any, output_dir: str) -> Any:
+    """Return the checkpoint to resume from: a path that is whole, or for ``True`` the last one that is."""
+    if isinstance(wanted, (str, os.PathLike)):
+        flaw = _flaw(Path(wanted))
+        if flaw:
+            last = next((each for each in _checkpoints(Path(wanted).parent) if not _flaw(each)), None)
+            mend = f" Resume from {last}, the last whole one." if last else ""
+            raise CheckpointError(f"The checkpoint {wanted} is not whole: {flaw}.{mend}")
+        return wanted
+    if wanted is not True:
+        return wanted
+    skipped: list[str] = []
+    for folder in _checkpoints(Path(output_dir)):
+        flaw = _flaw(folder)
+        if not flaw:
+            if skipped:
+                warnings.warn(
+                    f"Resuming from {folder}, the last whole checkpoint: {skipped[0]}.",
+                    stacklevel=3,
+                )
+            return str(folder)
+        skipped.append(f"{folder} is not ({flaw})")
+    if skipped:
+        raise CheckpointError(f"No checkpoint in {output_dir} is whole: {skipped[0]}. Start without resuming.")
+    return wanted
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders in a folder, the last one first."""
+    found = [(re.fullmatch(r"checkpoint-(\d+)", each.name), each) for each in folder.glob("checkpoint-*")]
+    return [each for _, each in sorted(((int(match[1]), each) for match, each in found if match), reverse=True)]
+
+
+def _flaw(checkpoint: Path) -> str:
+    """Return why a checkpoint is not whole, or ""."""
+    if (checkpoint / _UNFINISHED).exists():
+        return "its emergency save did not finish"
+    try:
+        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"it has no {_STATE}, which is written last"
+    except ValueError:
+        return f"its {_STATE} is cut off"
+    return ""
+
+
+def _check_files(checkpoint: Path, trainer: Any) -> None:
+    """Refuse state of another optimizer, and say when there is none."""
+    wrote = _recorded(checkpoint)
+    if wrote:
+        refuse_other(wrote, trainer.optimizer, f"The checkpoint {checkpoint}")
+    if trainer.is_deepspeed_enabled:  # which has files of its own
+        return
+    has_state = any(each.name.startswith("optimizer") for each in checkpoint.iterdir())
+    if has_state and not (checkpoint / "scheduler.pt").exists():
+        raise CheckpointError(
+            f"The checkpoint {checkpoint} has no scheduler.pt, without which transformers restores no optimizer"
+            " state either. Resume from another checkpoint."
+        )
+    if not has_state:
+        warnings.warn(
+            f"The checkpoint {checkpoint} holds no optimizer state (save_only_model?), so the optimizer starts afresh.",
+            stacklevel=4,
+        )
+
+
+def _recorded(checkpoint: Path) -> dict[str, Any]:
+    """Return what the checkpoint's trainer state says of the optimizer that ran, if anything."""
+    try:
+        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found: dict[str, Any] = state.get("stateful_callbacks", {}).get(OptimizerRecord.__name__, {}).get("attributes", {})
+    return found

@@ -1,0 +1,191 @@
+"""What was built: stamped on the optimizer and its state dict, so that logs, cards and checkpoints can name it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from anyoptim.errors import CheckpointError
+from anyoptim.settings import Settings
+from anyoptim.spec import OptimizerSpec
+from anyoptim.text import plain
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+STATE_DICT_KEY = "anyoptim"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Which optimizer wrote a state dict.
+
+    Args:
+        name: the registered name.
+        implementation: which of its implementations.
+        package: the distribution that implements it.
+        version: of that package.
+    """
+
+    name: str
+    implementation: str
+    package: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.implementation}, {self.package} {self.version})"
+
+    def same_optimizer(self, other: Writer) -> bool:
+        """Whether the other's state fits: versions may differ."""
+        return (self.name, self.implementation) == (other.name, other.implementation)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One optimizer that was built.
+
+    Args:
+        writer: its name, implementation and version.
+        class_path: of its class, ``module:Class``.
+        hyperparameters: every value as planned.
+        applied_lr: the key of a group that holds the learning rate of the last step.
+    """
+
+    writer: Writer
+    class_path: str
+    hyperparameters: Mapping[str, object]
+    applied_lr: str
+
+
+_records: WeakKeyDictionary[Optimizer, Record] = WeakKeyDictionary()
+
+
+def stamp(optimizer: Optimizer, spec: OptimizerSpec, settings: Settings) -> None:
+    """Remember what an optimizer is, write it into its state dicts, and refuse those of another one.
+
+    Raises:
+        CheckpointError: from the optimizer's ``load_state_dict``, before anything is loaded.
+    """
+    implementation = settings.implementation
+    writer = Writer(spec.name, implementation.name, implementation.package, _version(implementation.package))
+    _records[optimizer] = Record(
+        writer,
+        implementation.class_path,
+        {name: setting.value for name, setting in settings.values.items()},
+        implementation.applied_lr,
+    )
+    optimizer.register_state_dict_post_hook(_sign)
+    optimizer.register_load_state_dict_pre_hook(_check)
+
+
+def built(optimizer: Any) -> Optimizer | None:
+    """Return the optimizer that anyoptim built, from inside accelerate's wrapper and our facades; or ``None``."""
+    while optimizer is not None and optimizer not in _records:
+        optimizer = vars(optimizer).get("optimizer")
+    return optimizer  # type: ignore[no-any-return]  # what is in _records
+
+
+def record_of(optimizer: Any) -> Record | None:
+    """Return what an optimizer, or the one inside of it, was built as; ``None`` if not by anyoptim."""
+    found = built(optimizer)
+    return None if found is None else _records[found]
+
+
+def hyperparameters_in_use(optimizer: Any) -> dict[str, object]:
+    """Return the hyperparameters that an optimizer runs with, as plain values.
+
+    A loaded state dict brings its own: where the groups no longer hold what was planned, theirs counts. The
+    learning rate is the one before any schedule.
+    """
+    record = record_of(optimizer)
+    if record is None:
+        return {}
+    found: dict[str, object] = {}
+    for name, planned in record.hyperparameters.items():
+        key = "initial_lr" if name == "lr" and "initial_lr" in optimizer.param_groups[0] else name
+        held = [group[key] for group in optimizer.param_groups if key in group]
+        found[name] = plain(planned if not held or _among(planned, held) else held[0])
+    return found
+
+
+def describe(optimizer: Any) -> dict[str, object]:
+    """Return what was built and the hyperparameters in use, as plain values that JSON can hold."""
+    record = record_of(optimizer)
+    if record is None:
+        return {}
+    return {**asdict(record.writer), "class": record.class_path, "hyperparameters": hyperparameters_in_use(optimizer)}
+
+
+def refuse_other(written_by: Mapping[str, object], optimizer: Any, where: str) -> None:
+    """Raise a ``CheckpointError`` if a record in a file names another optimizer than this one.
+
+    Args:
+        written_by: name, implementation, package and version, as :func:`describe` gives them.
+        optimizer: the one that is to load.
+        where: what holds the record, for the message.
+    """
+    record = record_of(optimizer)
+    if record is None:
+        return
+    wrote = Writer(*(str(written_by.get(each, "?")) for each in ("name", "implementation", "package", "version")))
+    if not wrote.same_optimizer(record.writer):
+        raise CheckpointError(
+            f"{where} was written by {wrote}, not by {record.writer}; resume with optim={wrote.name!r}"
+            f"{'' if wrote.name != record.writer.name else f' and implementation={wrote.implementation}'},"
+            " or start the optimizer afresh."
+        )
+
+
+def _sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    state_dict[STATE_DICT_KEY] = asdict(_records[optimizer].writer)
+
+
+def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Refuse a state dict of another optimizer, and say which hyperparameters it brings with it."""
+    record = _records[optimizer]
+    saved, live = state_dict["param_groups"], optimizer.param_groups
+    written_by = state_dict.get(STATE_DICT_KEY)
+    if written_by is not None:
+        refuse_other(written_by, optimizer, "This state")
+    elif any(_foreign(set(group), set(mine)) for group, mine in zip(saved, live, strict=False)):
+        missing = sorted(set(live[0]) - set(saved[0])) or sorted(set(live[-1]) - set(saved[-1]))
+        raise CheckpointError(
+            f"This state was written by another optimizer than {record.writer}, and does not say which: its groups"
+            f" have no {missing[0]!r}. Resume with the optimizer that wrote it, or start afresh."
+        )
+    sizes = [[len(group["params"]) for group in groups] for groups in (saved, live)]
+    if sizes[0] != sizes[1]:
+        raise CheckpointError(
+            f"This state of {record.writer.name} has groups of {sizes[0]} parameters, the optimizer of {sizes[1]};"
+            " resume with the model, optim_target_modules and frozen parameters that it was written with."
+        )
+    for name in record.hyperparameters:
+        pairs = [(old[name], new[name]) for old, new in zip(saved, live, strict=True) if name in old and name in new]
+        changed = [pair for pair in pairs if name != "lr" and pair[1] is not None and not _among(pair[0], [pair[1]])]
+        if changed:
+            warnings.warn(
+                f"{record.writer.name}: {name}={changed[0][1]} has no effect: the state that is resumed was written"
+                f" with {name}={changed[0][0]}, which goes on.",
+                stacklevel=5,
+            )
+
+
+def _foreign(saved: set[str], live: set[str]) -> bool:
+    """Whether two groups' keys are of different optimizers; versions of one may add keys."""
+    added_by_schedulers = {"initial_lr"}
+    return not (saved - added_by_schedulers <= live or live - added_by_schedulers <= saved)
+
+
+def _among(value: object, held: list[object]) -> bool:
+    return any(plain(value) == plain(each) for each in held)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
