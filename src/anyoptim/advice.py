@@ -33,7 +33,7 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
     yield from _schedule(spec, fields)
     yield from _learning_rate(spec, settings)
     yield from _clipping(spec, settings, fields)
-    if settings.get("fused_backward") and several_processes() and not _sharded(fields, routing):
+    if settings.get("fused_backward") and several_processes() and not is_sharded(fields, routing):
         yield (
             "fused_backward saves no memory under DDP, which must reduce gradients first: updates wait for step();"
             " shard with FSDP2 to update in the backward pass"
@@ -53,7 +53,7 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
     yield from _scale(settings, routing)
 
 
-def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
+def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> None:
     """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
     implementation = settings.implementation
     in_backward = implementation.updates_in_backward or settings.get("fused_backward")
@@ -61,10 +61,12 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
         raise UnsupportedError(
             f"{spec.name} updates inside the backward pass, where fp16 gradients are still scaled; use bf16=True."
         )
-    if in_backward and uses_deepspeed(fields):
+    if uses_deepspeed(fields):
+        _refuse_deepspeed(spec, settings)
+    if not implementation.shards and is_sharded(fields, routing):
         raise UnsupportedError(
-            f"{spec.name} updates inside the backward pass, but DeepSpeed keeps the gradients to itself; set"
-            " fused_backward=false in optim_args, or shard with FSDP2."
+            f"The {implementation.name} implementation of {spec.name} cannot step on parameters that FSDP2 shards;"
+            " take adalomo, apollo_mini or adamw_torch there, or train with DDP."
         )
     if not implementation.updates_in_backward:
         return
@@ -78,6 +80,24 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
         raise UnsupportedError(
             f"{implementation.package} updates from each process's own gradient, so the replicas would drift apart;"
             f" take implementation={spec.default.name}, which waits for the reduced one."
+        )
+
+
+def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:
+    if spec.traits.schedule_free:
+        raise UnsupportedError(
+            f"{spec.name} cannot put its average into a model whose weights DeepSpeed keeps; train it with FSDP2 or"
+            " DDP."
+        )
+    if not spec.traits.elementwise:
+        raise UnsupportedError(
+            f"{spec.name} looks at whole parameters, but DeepSpeed hands an optimizer flat pieces of them; train it"
+            " with FSDP2 or DDP, or take adamw_torch."
+        )
+    if settings.get("fused_backward"):
+        raise UnsupportedError(
+            f"{spec.name} updates inside the backward pass, but DeepSpeed keeps the gradients to itself; set"
+            " fused_backward=false in optim_args, or shard with FSDP2."
         )
 
 
@@ -95,7 +115,7 @@ def uses_deepspeed(fields: Fields) -> bool:
     return bool(fields.get("deepspeed")) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
 
 
-def _sharded(fields: Fields, routing: Routing | None) -> bool:
+def is_sharded(fields: Fields, routing: Routing | None) -> bool:
     """Whether FSDP2 shards the parameters already, or will do so when accelerate prepares the model."""
     held = routing is not None and any(isinstance(each.parameter, DTensor) for each in routing.routes)
     return held or bool(fields.get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
@@ -106,7 +126,7 @@ def _clipping(spec: OptimizerSpec, settings: Settings, fields: Fields) -> Iterat
     if largest <= 0:
         return
     in_backward = settings.implementation.updates_in_backward or settings.get("fused_backward")
-    if in_backward and (_sharded(fields, None) or not several_processes()):
+    if in_backward and (is_sharded(fields, None) or not several_processes()):
         yield (
             f"max_grad_norm={largest} has no effect: {spec.name} updates inside the backward"
             " pass, before the norm of all gradients is known; set max_grad_norm=0"

@@ -172,7 +172,6 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
     optim_args = overrides.pop("optim_args", fields.get("optim_args"))
     target_modules = overrides.pop("optim_target_modules", fields.get("optim_target_modules"))
     settings = resolve(spec, fields, optim_args, overrides)
-    refuse(spec, settings, fields)
     needs_targets = spec.traits.needs_targets
     if model is None:
         if needs_targets or settings.implementation.takes_model:
@@ -181,6 +180,7 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
     else:
         routing = route(model, target_modules, takes_targets=needs_targets, optimizer=spec.name)
         groups = make_groups(routing, settings)
+    refuse(spec, settings, fields, routing)
     advice = tuple(advise(spec, settings, fields, routing))
     return Plan(spec, settings, routing, tuple(groups), advice, model)
 

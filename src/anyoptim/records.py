@@ -95,6 +95,13 @@ def record_of(optimizer: Any) -> Record | None:
     return None if found is None else _records[found]
 
 
+def forget_other_parameters(optimizer: Optimizer) -> None:
+    """Drop state of parameters that are in no group: those that were replaced after construction."""
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter in [each for each in optimizer.state if each not in held]:
+        del optimizer.state[parameter]
+
+
 def hyperparameters_in_use(optimizer: Any) -> dict[str, object]:
     """Return the hyperparameters that an optimizer runs with, as plain values.
 

@@ -102,6 +102,15 @@ def optimizer_info(name: str) -> OptimizerSpec:
     raise unknown(str(name), known_names())
 
 
+def is_known(name: str) -> bool:
+    """Whether :func:`optimizer_info` knows a name."""
+    try:
+        optimizer_info(name)
+    except UnknownOptimizerError:
+        return False
+    return True
+
+
 def unknown(name: str, known: Iterable[str]) -> UnknownOptimizerError:
     """Return the error for a name that nobody knows, with the closest of ``known``."""
     module, dot, attribute = name.rpartition(".")

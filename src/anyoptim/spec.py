@@ -85,6 +85,7 @@ class Implementation:
         resumable: whether a checkpoint restores its state exactly.
         updates_in_backward: its class has hooks of its own that update on every backward pass, so gradients
             neither accumulate nor are reduced over processes.
+        shards: its step works on the sharded parameters of FSDP2.
         applied_lr: the key of a group that holds the learning rate of the last step.
     """
 
@@ -99,6 +100,7 @@ class Implementation:
     unsupported: Mapping[str, str] = field(default_factory=dict)
     resumable: bool = True
     updates_in_backward: bool = False
+    shards: bool = True
     applied_lr: str = "lr"
 
     @property
@@ -148,6 +150,8 @@ class Traits:
         needs_targets: a low-rank optimizer: ``optim_target_modules`` says which matrices it projects.
         schedule_free: averages weights itself, so it wants a constant learning rate and has
             ``train()`` and ``eval()`` modes.
+        elementwise: updates each element of a parameter from that element's gradient and state alone, so it may be
+            handed any flat piece of the parameters, as DeepSpeed does.
         clips_updates: limits its updates itself, so clipping gradients only weakens it.
         adam_fields: TrainingArguments' ``adam_beta1``, ``adam_beta2`` and ``adam_epsilon`` always apply,
             as transformers does for this name; otherwise only those the user changed apply.
@@ -155,6 +159,7 @@ class Traits:
 
     needs_targets: bool = False
     schedule_free: bool = False
+    elementwise: bool = False
     clips_updates: bool = False
     adam_fields: bool = False
 

@@ -56,6 +56,7 @@ APOLLO = OptimizerSpec(
             extra="apollo",
             licence="CC-BY-NC-4.0",
             resumable=False,
+            shards=False,
             hyperparameters=_HYPERPARAMETERS,
             unsupported={
                 "fused_backward": "apollo-torch steps differently on one parameter alone; take implementation=native"

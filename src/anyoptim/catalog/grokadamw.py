@@ -47,6 +47,7 @@ SPECS = (
                 extra="grokadamw",
                 licence="Apache-2.0",
                 resumable=False,
+                shards=False,
                 hyperparameters=_HYPERPARAMETERS,
                 unsupported=_UNSUPPORTED,
             ),

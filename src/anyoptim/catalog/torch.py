@@ -40,7 +40,7 @@ ADAMW = OptimizerSpec(
     paper="arXiv 1711.05101",
     usual_lr=(1e-6, 3e-3),
     aliases=("torch/adamw",),
-    traits=Traits(adam_fields=True),
+    traits=Traits(adam_fields=True, elementwise=True),
     implementations=_torch(
         "AdamW",
         lr(1e-3),
@@ -64,6 +64,7 @@ SPECS = (
         summary="Stochastic gradient descent of torch.optim",
         usual_lr=(1e-3, 0.5),
         aliases=("torch/sgd",),
+        traits=Traits(elementwise=True),
         implementations=_torch(
             "SGD",
             lr(1e-3),
@@ -83,6 +84,7 @@ SPECS = (
         paper="JMLR 12 (2011) 2121-2159",
         usual_lr=(1e-4, 1e-2),
         aliases=("torch/adagrad",),
+        traits=Traits(elementwise=True),
         implementations=_torch(
             "Adagrad",
             lr(1e-2),
@@ -102,6 +104,7 @@ SPECS = (
         paper="Tieleman and Hinton, Coursera lecture 6.5 (2012)",
         usual_lr=(1e-5, 1e-3),
         aliases=("torch/rmsprop",),
+        traits=Traits(elementwise=True),
         implementations=_torch(
             "RMSprop",
             lr(1e-2),

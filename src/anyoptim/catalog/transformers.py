@@ -19,6 +19,7 @@ SPECS = (
                 package="transformers",
                 extra="transformers",
                 licence="Apache-2.0",
+                shards=False,
                 hyperparameters=(
                     Hyperparameter("lr", float | None, 1e-3, "learning rate; none with relative_step"),
                     Hyperparameter(

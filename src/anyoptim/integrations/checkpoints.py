@@ -26,6 +26,7 @@ import torch
 
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import CheckpointError, OptimError
+from anyoptim.integrations.deepspeed import refuse_deepspeeds_own_optimizer
 from anyoptim.integrations.patching import replace
 from anyoptim.integrations.reports import OptimizerRecord
 from anyoptim.records import built, refuse_other
@@ -43,11 +44,11 @@ def wrap_checkpoints(undo: ExitStack) -> None:
 
     @functools.wraps(train)
     def train_and_save_the_model(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        refuse_deepspeeds_own_optimizer(self)
         resume = _whole_checkpoint(resume_from_checkpoint, self.args.output_dir)
         with ExitStack() as run:
-            record = OptimizerRecord()
-            self.add_callback(record)
-            run.callback(self.remove_callback, record)
+            self.add_callback(OptimizerRecord)
+            run.callback(self.remove_callback, OptimizerRecord)
             run.callback(_leave_the_average, self)
             _save_the_average(self, run)
             return train(self, resume, *args, **kwargs)
@@ -76,7 +77,30 @@ def wrap_checkpoints(undo: ExitStack) -> None:
             ) from error
 
     replace(undo, Trainer, "_load_optimizer_and_scheduler", load_checked)
+    _wrap_loading_under_fsdp(undo)
     _wrap_emergency_checkpoint(undo)
+
+
+def _wrap_loading_under_fsdp(undo: ExitStack) -> None:
+    """Let an optimizer without state be resumed from a full state dict, which torch's distributed checkpoint cannot."""
+    from transformers import trainer
+
+    load_fsdp_optimizer: Callable[..., Any] = vars(trainer)["load_fsdp_optimizer"]
+
+    @functools.wraps(load_fsdp_optimizer)
+    def load_fsdp_optimizer_or_nothing(
+        plugin: Any, accelerator: Any, optimizer: Any, model: Any, checkpoint: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        file = Path(checkpoint, "optimizer.bin")
+        if built(optimizer) is not None and file.exists():
+            saved = torch.load(file, weights_only=True, mmap=True)
+            if not saved["state"]:
+                for group, held in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+                    group.update({key: value for key, value in held.items() if key != "params"})
+                return None
+        return load_fsdp_optimizer(plugin, accelerator, optimizer, model, checkpoint, *args, **kwargs)
+
+    replace(undo, trainer, "load_fsdp_optimizer", load_fsdp_optimizer_or_nothing)
 
 
 def _wrap_emergency_checkpoint(undo: ExitStack) -> None:

@@ -10,6 +10,8 @@ These things of transformers and accelerate are changed, and put back by ``disab
 - ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
 - ``Accelerator.backward`` drops the ``learning_rate`` that the Trainer passes for ``lomo`` and
   ``adalomo`` unless a lomo_optim object is there, and tells :class:`FusedBackward` which micro-batch is last;
+- ``Accelerator.prepare`` leaves no state of parameters that FSDP2 has replaced (torch's Adagrad makes
+  its state in the constructor, and no checkpoint could be saved);
 - saving and resuming: ``checkpoints.py``; logs and model cards: ``reports.py``.
 """
 
@@ -27,6 +29,7 @@ from anyoptim.errors import UnknownOptimizerError, UnsupportedError
 from anyoptim.integrations.patching import replace
 from anyoptim.packages import need_transformers
 from anyoptim.planning import Plan, plan
+from anyoptim.records import built, forget_other_parameters
 from anyoptim.settings import Fields
 from anyoptim.spec import OptimizerSpec
 
@@ -168,7 +171,7 @@ def _wrap_trainer(undo: ExitStack) -> None:
     @functools.wraps(original)
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
         name = str(getattr(args.optim, "value", args.optim))
-        if not _is_ours(name):
+        if not registry.is_known(name):
             return original(args, model)
         return _cls_and_kwargs(plan(name, model, args), Fields(args))
 
@@ -203,14 +206,6 @@ class _Names(list[str]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._set
-
-
-def _is_ours(name: str) -> bool:
-    try:
-        registry.optimizer_info(name)
-    except UnknownOptimizerError:
-        return False
-    return True
 
 
 def _cls_and_kwargs(planned: Plan, fields: Fields) -> tuple[type[Optimizer], dict[str, Any]]:
@@ -284,3 +279,16 @@ def _wrap_accelerator(undo: ExitStack) -> None:
         return original(self, loss, **kwargs)
 
     replace(undo, Accelerator, "backward", backward)
+
+    prepare: Callable[..., Any] = Accelerator.prepare
+
+    @functools.wraps(prepare)
+    def prepare_without_leftovers(self: Any, *args: Any, **kwargs: Any) -> Any:
+        prepared = prepare(self, *args, **kwargs)
+        for each in self._optimizers:
+            optimizer = built(each)
+            if optimizer is not None:
+                forget_other_parameters(optimizer)
+        return prepared
+
+    replace(undo, Accelerator, "prepare", prepare_without_leftovers)
