@@ -2,14 +2,16 @@
 PYTHON ?= python3
 TORCH := torch==2.13.0
 BIN := .venv/bin
-COMPAT := .venv-compat/bin
+PARALLEL := -n auto --dist worksteal
+# older transformers, each in an environment of its own with its own constraints file
+COMPAT := 4.57 5.0
 
-.PHONY: demo test lint types unit compat benchmark format clean
+.PHONY: demo test lint types unit test-compat benchmark format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
 
-test: lint types unit compat
+test: lint types unit test-compat
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -18,12 +20,15 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
+# with the newest transformers
 unit: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
 
-# the tests of the Trainer integration again, on the oldest transformers that is supported
-compat: .venv-compat/installed
-	$(COMPAT)/python -m pytest -n auto --dist worksteal -m trainer $(PYTEST)
+# the tests that run the real Trainer again, on older transformers
+test-compat: $(COMPAT:%=test-compat-%)
+
+test-compat-%: .venv-%/installed
+	.venv-$*/bin/python -m pytest $(PARALLEL) -m trainer $(PYTEST)
 
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/build.py
@@ -39,15 +44,16 @@ format: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,trl]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ecosystem]'
 	touch $@
 
-.venv-compat/installed: pyproject.toml constraints.txt constraints-compat.txt
-	$(PYTHON) -m venv .venv-compat
-	$(COMPAT)/python -m pip install --quiet --upgrade pip
-	$(COMPAT)/python -m pip install --quiet $(TORCH)
-	$(COMPAT)/python -m pip install --quiet --constraint constraints-compat.txt --editable '.[demo,apollo,grokadamw,lomo]' pytest pytest-xdist hypothesis
+.PRECIOUS: .venv-%/installed
+.venv-%/installed: pyproject.toml constraints-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade pip
+	.venv-$*/bin/python -m pip install --quiet $(TORCH)
+	.venv-$*/bin/python -m pip install --quiet --constraint constraints-$*.txt --editable '.[demo,apollo,grokadamw,lomo]' pytest pytest-xdist hypothesis
 	touch $@
 
 clean:
-	rm -rf .venv .venv-compat demo
+	rm -rf .venv .venv-* demo

@@ -86,7 +86,8 @@ def architecture(name: str) -> Any:
     """Build one architecture without allocating its weights."""
     cls = getattr(transformers, name)
     config_class = cls.config_class
-    known = vars(config_class())
+    # every config takes it; Phi's and StableLM's of transformers 5.0 don't set it, though the models read it
+    known = {"pad_token_id": None, **vars(config_class())}
     attributes = {**known, **{key: key for key in getattr(config_class, "attribute_map", {})}}
     # of a name and its alias, one is enough
     mapped = set(getattr(config_class, "attribute_map", {}))

@@ -1,0 +1,205 @@
+"""Every name through the real Trainer in two gloo processes, against one process; one launch for each mode.
+
+python two_processes.py FOLDER MODE
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import toys
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+import anyoptim
+from anyoptim.engines.fused_backward import FusedBackward
+
+Weights = dict[str, torch.Tensor]
+Row = dict[str, Any]
+
+STEPS, SAVED, GLOBAL_BATCH = 6, 3, 8
+FULL = {"version": 2, "fsdp_version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}
+ZERO: dict[str, Any] = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "train_batch_size": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+}
+MODES: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "fsdp": {"fsdp": True, "fsdp_config": {**FULL, "state_dict_type": "FULL_STATE_DICT"}},
+    "fsdp-sharded": {"fsdp": True, "fsdp_config": {**FULL, "state_dict_type": "SHARDED_STATE_DICT"}},
+    "zero2": {"deepspeed": {**ZERO, "zero_optimization": {"stage": 2}}},
+    "zero3": {"deepspeed": {**ZERO, "zero_optimization": {"stage": 3}}},
+}
+
+
+def cases() -> list[str]:
+    """Every name, and with ``fused_backward`` those that take it and do not have it by themselves."""
+    specs = [anyoptim.optimizer_info(name) for name in toys.NAMES]
+    fused = [spec.name for spec in specs if any(each.name == "fused_backward" for each in spec.hyperparameters)]
+    return [*toys.NAMES, *(f"{name},fused" for name in fused if not anyoptim.optimizer_info(name).fused_backward)]
+
+
+class Watch(TrainerCallback):
+    """Whether parameters were sharded, and gradients gone before the step, at every step."""
+
+    def __init__(self) -> None:
+        self.sharded: list[bool] = []
+        self.freed: list[bool] = []
+
+    def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+        self.freed.append(all(each.grad is None for each in model.parameters()))
+
+    def on_step_end(self, *_: Any, model: torch.nn.Module, optimizer: Any, **__: Any) -> None:
+        held = {id(each) for group in optimizer.param_groups for each in group["params"]}
+        self.sharded.append(
+            all(isinstance(each, DTensor) for each in model.parameters())
+            and held == {id(each) for each in model.parameters()}
+        )
+
+
+class Case:
+    """One name in one mode: runs of the Trainer that differ in saving and resuming only.
+
+    In fp64, where a right algorithm agrees to the last digits; DeepSpeed has fp32 only, so its rates are moderate.
+    """
+
+    def __init__(self, case: str, mode: str, folder: Path) -> None:
+        self.name, _, fused = case.partition(",")
+        self.mode = mode
+        self.folder = folder / mode / case
+        self.in_fp32 = mode.startswith("zero")
+        self.alone = "RANK" not in os.environ
+        needs = toys.needs_of(self.name)
+        if fused:
+            needs["optim_args"] = ",".join(filter(None, (needs["optim_args"], "fused_backward=true")))
+        spec = anyoptim.optimizer_info(self.name)
+        if self.in_fp32 and spec.usual_lr:
+            needs["learning_rate"] = sqrt(spec.usual_lr[0] * spec.usual_lr[1])
+        self.fields = {
+            **needs,
+            "max_grad_norm": 0.0 if fused else needs["max_grad_norm"],
+            "weight_decay": 0.1,
+            "optim": self.name,
+            "max_steps": STEPS,
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": GLOBAL_BATCH // (2 if self.alone else 4),
+            **({} if self.alone else MODES[mode]),
+        }
+
+    def run(self, *, resume: bool = False) -> tuple[Trainer, Watch]:
+        model = toys.llama() if self.in_fp32 else toys.llama().double()
+        saving = {} if self.alone or self.in_fp32 else {"save_strategy": "steps", "save_steps": SAVED}
+        args = TrainingArguments(**toys.run_arguments(self.folder, **self.fields, **saving))
+        watch = Watch()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(None))
+            if not self.alone and self.mode.startswith("fsdp"):
+                stack.enter_context(fsdp_on_cpu())
+            trainer = Trainer(model=model, args=args, train_dataset=toys.data(), callbacks=[watch])
+            trainer.train(resume_from_checkpoint=str(self.folder / f"checkpoint-{SAVED}") if resume else None)
+        return trainer, watch
+
+
+@contextlib.contextmanager
+def fsdp_on_cpu() -> Iterator[None]:
+    """Between making TrainingArguments and the Trainer: accelerate turns MULTI_GPU into FSDP, but not MULTI_CPU."""
+    PartialState().distributed_type = DistributedType.MULTI_GPU
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def whole_weights(trainer: Trainer) -> Weights:
+    gathered = contextlib.nullcontext()
+    if trainer.is_deepspeed_enabled:
+        import deepspeed
+
+        gathered = deepspeed.zero.GatheredParameters(list(trainer.model.parameters()))
+    with gathered:
+        return {
+            name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+            for name, value in trainer.model.named_parameters()
+        }
+
+
+def distance(actual: Weights, expected: Weights) -> float:
+    """The largest difference, relative to the largest magnitude of its parameter."""
+    assert actual.keys() == expected.keys()
+    return max(float((actual[key] - expected[key]).abs().max() / expected[key].abs().max()) for key in expected)
+
+
+def compare(case: Case, expected: Weights, row: Row) -> None:
+    """Fill in what is found, so that a stage that fails does not hide the ones before."""
+    trainer, watch = case.run()
+    weights = whole_weights(trainer)
+    optimizer = toys.inner(trainer.optimizer)
+    row["difference"] = distance(weights, expected)
+    row["sharded"] = all(watch.sharded)
+    row["freed"] = all(watch.freed) if isinstance(optimizer, FusedBackward) else None
+    if case.in_fp32:
+        row["ran"] = type(optimizer.optimizer).__name__  # inside DeepSpeed's own
+        return
+    resumed, _ = case.run(resume=True)
+    row["resume"] = distance(whole_weights(resumed), weights)
+
+
+def in_a_group(case: Case, expected: Weights) -> Row:
+    """Use a process group of its own: a rank that raises closes it, and the other raises instead of waiting."""
+    row: Row = {}
+    case.folder.mkdir(parents=True, exist_ok=True)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{case.folder.absolute()}/rendezvous",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=datetime.timedelta(seconds=60),
+    )
+    try:
+        compare(case, expected, row)
+    except Exception as error:  # the other rank must go on to the next name
+        row["error"] = f"{type(error).__name__}: {error}"
+    finally:
+        dist.destroy_process_group()
+    return row
+
+
+def main(folder: Path, mode: str) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    anyoptim.enable()
+    expected = folder / f"{mode}-alone.pt"
+    if "RANK" not in os.environ:
+        found = {case: whole_weights(Case(case, mode, folder).run()[0]) for case in cases()}
+        torch.save(found, expected)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+        subprocess.run([*command, str(folder), mode], check=True, timeout=1500)
+        return
+    if mode.startswith("zero"):
+        import deepspeed.ops
+
+        # else it compiles a C++ kernel for minutes; gloo does the same
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    alone: dict[str, Weights] = torch.load(expected)
+    rows = {case: in_a_group(Case(case, mode, folder), alone[case]) for case in cases()}
+    (folder / f"{mode}-{os.environ['RANK']}.json").write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
