@@ -131,6 +131,10 @@ def test_memory_of_a_large_model_on_the_meta_device() -> None:
         ("sgd", {"learning_rate": 5e-5}, "far below what sgd usually takes"),
         ("adamw_torch", {"learning_rate": 1.0}, "far above"),
         ("apollo_adamw", {"optim_args": "rank=64"}, "rank=64 is larger than"),
+        ("apollo_adamw", {"optim_args": "rank=1,scale=10000"}, "rank=1 makes updates 18 times larger than"),
+        ("apollo_mini", {"optim_args": "scale=0.01"}, "a scale near 32 fits matrices of 32 dimensions"),
+        ("stable_adamw", {"max_grad_norm": 1.0}, "works against stable_adamw, which limits its updates itself"),
+        ("adamw_torch", {"optim_args": "fused_backward=true", "max_grad_norm": 1.0}, "max_grad_norm=1.0 has no effect"),
         ("lomo", {"optim_args": "implementation=upstream", "weight_decay": 0.1}, "applies to every parameter"),
     ],
 )
@@ -162,6 +166,10 @@ def test_weight_decay_of_an_optimizer_without(restored_registry: None) -> None:
     ("name", "args", "error", "message"),
     [
         ("lomo", {"fp16": True}, anyoptim.UnsupportedError, "use bf16=True"),
+        ("grokadamw", {"optim_args": "fused_backward=true"}, anyoptim.UnsupportedError, "place among those"),
+        ("lomo", {"deepspeed": "ds.json"}, anyoptim.UnsupportedError, "flat pieces of parameters that DeepSpeed"),
+        ("schedule_free_sgd", {"deepspeed": "ds.json"}, anyoptim.UnsupportedError, "cannot put its average into"),
+        ("adafactor", {"fsdp": True}, anyoptim.UnsupportedError, "cannot step on parameters that FSDP2 shards"),
         (
             "lomo",
             {"optim_args": "implementation=upstream", "gradient_accumulation_steps": 4},

@@ -89,10 +89,10 @@ def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:
             f"{spec.name} cannot put its average into a model whose weights DeepSpeed keeps; train it with FSDP2 or"
             " DDP."
         )
-    if not spec.traits.elementwise:
+    if not spec.traits.flat_pieces:
         raise UnsupportedError(
-            f"{spec.name} looks at whole parameters, but DeepSpeed hands an optimizer flat pieces of them; train it"
-            " with FSDP2 or DDP, or take adamw_torch."
+            f"{spec.name} does not train right on the flat pieces of parameters that DeepSpeed hands to an optimizer;"
+            " train it with FSDP2 or DDP, or take adamw_torch."
         )
     if settings.get("fused_backward"):
         raise UnsupportedError(

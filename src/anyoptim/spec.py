@@ -150,8 +150,8 @@ class Traits:
         needs_targets: a low-rank optimizer: ``optim_target_modules`` says which matrices it projects.
         schedule_free: averages weights itself, so it wants a constant learning rate and has
             ``train()`` and ``eval()`` modes.
-        elementwise: updates each element of a parameter from that element's gradient and state alone, so it may be
-            handed any flat piece of the parameters, as DeepSpeed does.
+        flat_pieces: trains right on the flat pieces of parameters, in groups of its own making, that DeepSpeed hands
+            to an optimizer: each element is updated from its own gradient and state alone.
         clips_updates: limits its updates itself, so clipping gradients only weakens it.
         adam_fields: TrainingArguments' ``adam_beta1``, ``adam_beta2`` and ``adam_epsilon`` always apply,
             as transformers does for this name; otherwise only those the user changed apply.
@@ -159,7 +159,7 @@ class Traits:
 
     needs_targets: bool = False
     schedule_free: bool = False
-    elementwise: bool = False
+    flat_pieces: bool = False
     clips_updates: bool = False
     adam_fields: bool = False
 

@@ -40,7 +40,7 @@ ADAMW = OptimizerSpec(
     paper="arXiv 1711.05101",
     usual_lr=(1e-6, 3e-3),
     aliases=("torch/adamw",),
-    traits=Traits(adam_fields=True, elementwise=True),
+    traits=Traits(adam_fields=True, flat_pieces=True),
     implementations=_torch(
         "AdamW",
         lr(1e-3),
@@ -64,7 +64,7 @@ SPECS = (
         summary="Stochastic gradient descent of torch.optim",
         usual_lr=(1e-3, 0.5),
         aliases=("torch/sgd",),
-        traits=Traits(elementwise=True),
+        traits=Traits(flat_pieces=True),
         implementations=_torch(
             "SGD",
             lr(1e-3),
@@ -83,8 +83,7 @@ SPECS = (
         summary="Adagrad of torch.optim",
         paper="JMLR 12 (2011) 2121-2159",
         usual_lr=(1e-4, 1e-2),
-        aliases=("torch/adagrad",),
-        traits=Traits(elementwise=True),
+        aliases=("torch/adagrad",),  # DeepSpeed builds it anew with one group, and fails
         implementations=_torch(
             "Adagrad",
             lr(1e-2),
@@ -104,7 +103,7 @@ SPECS = (
         paper="Tieleman and Hinton, Coursera lecture 6.5 (2012)",
         usual_lr=(1e-5, 1e-3),
         aliases=("torch/rmsprop",),
-        traits=Traits(elementwise=True),
+        traits=Traits(flat_pieces=True),
         implementations=_torch(
             "RMSprop",
             lr(1e-2),
