@@ -116,6 +116,7 @@ PAPERS: dict[str, Step] = {
     "adalomo": adalomo,
     "grokadamw": grokadamw,
     "apollo_adamw": apollo,
+    "apollo_adamw_layerwise": apollo,
     "apollo_mini": apollo,
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import Subset
 from toys import arguments, data, inner, llama, needs_of, same_weights, train, weights
 from transformers import Trainer
@@ -222,6 +223,138 @@ def test_resuming_grokadamw(tmp_path: Path) -> None:
     """Theirs goes on from no state."""
     assert not resumes_exactly("grokadamw", tmp_path / "theirs", enabled=False)
     assert resumes_exactly("grokadamw", tmp_path / "ours", enabled=True)
+
+
+def schedule_free_run(folder: Path, *, enabled: bool, **fields: Any) -> Trainer:
+    with anyoptim.enable() if enabled else contextlib.nullcontext():
+        saving = {"save_strategy": "steps", "save_steps": 4}
+        chosen = {**needs_of("schedule_free_adamw"), "max_steps": 6, **saving, **fields}
+        args = arguments(folder, optim="schedule_free_adamw", **chosen)
+        return train(llama(), args, eval_dataset=Subset(data(), range(8)))
+
+
+def saved_is_the_average(folder: Path, *, enabled: bool) -> bool:
+    """Compare a checkpoint with the weights at which an evaluation at that step looks."""
+    schedule_free_run(folder, enabled=enabled)
+    evaluated = schedule_free_run(folder / "evaluated", enabled=enabled, eval_strategy="steps", eval_steps=4)
+    return same_weights(
+        load_file(folder / "checkpoint-4" / "model.safetensors"),
+        load_file(Path(evaluated.args.output_dir, "checkpoint-4", "model.safetensors")),
+    )
+
+
+def test_saved_weights_of_schedule_free(tmp_path: Path) -> None:
+    assert not saved_is_the_average(tmp_path / "theirs", enabled=False)
+    assert saved_is_the_average(tmp_path / "ours", enabled=True)
+
+
+def test_the_best_model_of_schedule_free(tmp_path: Path) -> None:
+    """Theirs is averaged once more by the next evaluation, with state of the last step."""
+    kept = []
+    for enabled in (False, True):
+        best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4, "max_steps": 6}
+        trainer = schedule_free_run(tmp_path / str(enabled), enabled=enabled, **best)
+        before = weights(trainer.model)
+        with anyoptim.enable() if enabled else contextlib.nullcontext():
+            trainer.evaluate()
+        kept.append(same_weights(weights(trainer.model), before))
+    assert kept == [trainer_evaluates_at_the_end(), True]
+
+
+def trainer_evaluates_at_the_end() -> bool:
+    """Newer versions also evaluate at the last step, which hides it."""
+    import transformers
+
+    return tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 24)
+
+
+def test_the_logged_rate_of_schedule_free(tmp_path: Path) -> None:
+    logged = []
+    for enabled in (False, True):
+        trainer = schedule_free_run(tmp_path, enabled=enabled, warmup_steps=4)
+        logged.append([row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row])
+    rate = trainer.args.learning_rate
+    assert logged[0] == [rate] * 6
+    assert logged[1] == pytest.approx([rate * min(1, step / 4) for step in range(1, 7)])
+
+
+LAYERWISE = {"optim": "apollo_adamw_layerwise", "optim_target_modules": "all-linear", "optim_args": "rank=8"}
+
+
+def test_the_schedule_of_a_layerwise_optimizer(tmp_path: Path) -> None:
+    """Theirs trains at a constant rate, whatever the schedule."""
+    same = []
+    for enabled in (False, True):
+        runs = []
+        for schedule in ("constant", "linear"):
+            fields = {**LAYERWISE, "lr_scheduler_type": schedule, "learning_rate": 1e-3, "max_grad_norm": 0.0}
+            model = llama()
+            with anyoptim.enable() if enabled else contextlib.nullcontext():
+                train(model, arguments(tmp_path, max_steps=6, **fields))
+            runs.append(weights(model))
+        same.append(same_weights(*runs))
+    assert same == [True, False]
+
+
+def test_resuming_a_layerwise_optimizer(tmp_path: Path) -> None:
+    """Theirs has an empty optimizer.pt."""
+    exact = []
+    for enabled in (False, True):
+        folder = tmp_path / str(enabled)
+        fields = {**LAYERWISE, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "max_grad_norm": 0.0}
+        straight, resumed = llama(), llama(seed=1)
+        with anyoptim.enable() if enabled else contextlib.nullcontext():
+            train(straight, arguments(folder, **fields))
+            trainer = Trainer(resumed, arguments(folder, **fields), train_dataset=data())
+            trainer.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+        exact.append(same_weights(weights(resumed), weights(straight)))
+    assert exact == [False, True]
+
+
+def test_accumulation_under_a_layerwise_optimizer(tmp_path: Path) -> None:
+    fields = {**LAYERWISE, "gradient_accumulation_steps": 2, "max_grad_norm": 0.0}
+    with pytest.raises(ValueError, match="does not support gradient accumulation"):
+        built(tmp_path, enabled=False, **fields)
+    built(tmp_path, enabled=True, **fields)
+
+
+def test_resuming_from_another_optimizer(tmp_path: Path) -> None:
+    saving = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    for enabled, error in ((False, KeyError), (True, anyoptim.CheckpointError)):
+        with anyoptim.enable() if enabled else contextlib.nullcontext():
+            train(llama(), arguments(tmp_path / str(enabled), optim="sgd", **saving))
+            args = arguments(tmp_path / str(enabled), optim="adamw_torch", **saving)
+            trainer = Trainer(llama(), args, train_dataset=data())
+            with pytest.raises(error):
+                trainer.train(resume_from_checkpoint=str(tmp_path / str(enabled) / "checkpoint-1"))
+
+
+def test_resuming_after_a_save_that_was_cut_off(tmp_path: Path) -> None:
+    saving = {"optim": "adamw_torch", "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    train(llama(), arguments(tmp_path, **saving))
+    (tmp_path / "checkpoint-2" / "trainer_state.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        Trainer(llama(), arguments(tmp_path, **saving), train_dataset=data()).train(resume_from_checkpoint=True)
+    with anyoptim.enable():
+        trainer = Trainer(llama(), arguments(tmp_path, **saving), train_dataset=data())
+        trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 2
+
+
+def test_the_model_card(tmp_path: Path) -> None:
+    """Theirs prints the fields of TrainingArguments, whether they reached the optimizer or not."""
+    cards = []
+    for enabled in (False, True):
+        folder = tmp_path / str(enabled)
+        fields = {**needs_of("grokadamw"), "adam_beta1": 0.8, "optim_args": "lamb=1.5"}
+        with anyoptim.enable() if enabled else contextlib.nullcontext():
+            trainer = train(llama(), arguments(folder, optim="grokadamw", max_steps=1, **fields))
+            trainer.create_model_card(model_name="tiny")
+        beta = inner(trainer.optimizer).param_groups[0]["betas"][0]
+        cards.append(((folder / "README.md").read_text(), beta))
+    (theirs, their_beta), (ours, our_beta) = cards
+    assert "betas=(0.8," in theirs and their_beta == 0.9
+    assert "betas=[0.8, 0.999]" in ours and our_beta == 0.8
 
 
 def test_every_difference_names_a_test_of_this_file() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -11,14 +13,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers.trainer
 from accelerate import Accelerator
 from toys import arguments, data, inner, llama, needs_of, train
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainingArguments, modelcard
 from transformers.training_args import OptimizerNames
 
 import anyoptim
 from anyoptim.arguments import TRAINING_ARGUMENTS_FIELDS
 from anyoptim.settings import CHANGEABLE_DEFAULTS
+
+try:
+    from transformers.trainer_jit_checkpoint import JITCheckpointCallback as emergency
+except ImportError:  # transformers 4.57
+    emergency = object
 
 pytestmark = pytest.mark.trainer
 
@@ -34,10 +42,11 @@ def footprint() -> dict[str, object]:
         "map": dict(OptimizerNames._member_map_),
         "values": dict(OptimizerNames._value2member_map_),
         "missing": OptimizerNames._missing_,
-        "get_optimizer_cls_and_kwargs": vars(Trainer)["get_optimizer_cls_and_kwargs"],
-        "get_decay_parameter_names": vars(Trainer)["get_decay_parameter_names"],
-        "create_scheduler": vars(Trainer)["create_scheduler"],
-        "backward": vars(Accelerator)["backward"],
+        "owners": [
+            {key: value for key, value in vars(owner).items() if callable(value) or isinstance(value, staticmethod)}
+            for owner in (Trainer, Accelerator, transformers.trainer, modelcard, emergency)
+        ],
+        "where our log lines go": logging.getLogger("anyoptim").parent,
     }
 
 
@@ -86,6 +95,25 @@ def test_a_failing_enable_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch)
     assert footprint() == before
     with anyoptim.enable():
         assert OptimizerNames("apollo_mini") == "apollo_mini"
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_trainer_is_left_as_it_was(fails: bool, tmp_path: Path) -> None:
+    """What is wrapped for the time of a training is wrapped on the trainer itself."""
+
+    class Failing(Trainer):
+        def training_step(self, *args: object, **kwargs: object) -> torch.Tensor:
+            raise RuntimeError("no step")
+
+    trainer = (Failing if fails else Trainer)(llama(), arguments(tmp_path, max_steps=1), train_dataset=data())
+    before, callbacks = set(vars(trainer)), list(trainer.callback_handler.callbacks)
+    with pytest.raises(RuntimeError, match="no step") if fails else contextlib.nullcontext():
+        trainer.train()
+    assert not {"save_model", "_save_checkpoint", "_load_best_model"} & set(vars(trainer))
+    assert before <= set(vars(trainer))
+    assert "on_save" not in vars(trainer.callback_handler)
+    assert trainer.callback_handler.callbacks == callbacks
 
 
 @pytest.mark.usefixtures("enabled")

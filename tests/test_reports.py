@@ -88,18 +88,24 @@ def test_the_logged_rate_is_the_applied_one(name: str, tmp_path: Path) -> None:
 
 
 @each_name
-def test_one_line_at_the_start(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_at_the_start(name: str, tmp_path: Path) -> None:
+    records: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_info()
-    library = logging.getLogger("transformers")
-    library.addHandler(caplog.handler)
+    library, handler = logging.getLogger("transformers"), Keep()
+    library.addHandler(handler)
     try:
         args = arguments(tmp_path, max_steps=1, log_level="info", **fields_of(name))
         trainer = train(llama(), args)
     finally:
-        library.removeHandler(caplog.handler)
+        library.removeHandler(handler)
         transformers_logging.set_verbosity(verbosity)
-    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("anyoptim")]
+    (line,) = [record.getMessage() for record in records if record.name.startswith("anyoptim")]
     planned = anyoptim.plan(name, llama(), args)
     assert line == planned.summary
     assert planned.implementation.class_path in line and planned.implementation.name in line

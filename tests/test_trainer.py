@@ -28,6 +28,7 @@ from toys import (
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 import anyoptim
+from anyoptim.records import built
 
 pytestmark = [pytest.mark.trainer, pytest.mark.usefixtures("enabled")]
 
@@ -186,15 +187,15 @@ def test_fused_optimizers_update_once_per_step_at_the_scheduled_rate(
     model = llama()
     args = arguments(tmp_path, optim=name, gradient_accumulation_steps=accumulation, max_steps=5, **needs_of(name))
     trainer = Trainer(model, args, train_dataset=data())
-    optimizer = trainer.create_optimizer()
-    update = optimizer.update
+    engine: Any = built(trainer.create_optimizer())
+    update_one = engine.update_one
 
-    def counted(parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+    def counted(group: dict[str, Any], parameter: torch.Tensor) -> None:
         if parameter is model.lm_head.weight:
             updates.append(group["lr"])
-        update(parameter, gradient, group)
+        update_one(group, parameter)
 
-    optimizer.update = counted
+    engine.update_one = counted
     trainer.train()
     rate = args.learning_rate
     assert updates == pytest.approx([rate * (5 - step) / 5 for step in range(5)])

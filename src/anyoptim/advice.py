@@ -38,6 +38,12 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
             "fused_backward saves no memory under DDP, which must reduce gradients first: updates wait for step();"
             " shard with FSDP2 to update in the backward pass"
         )
+    accumulation = fields.number("gradient_accumulation_steps") or 1
+    if settings.get("fused_backward") and accumulation > 1:
+        yield (
+            f"gradient_accumulation_steps={accumulation:g} keeps every gradient between micro-batches, so updating in"
+            " the backward pass saves no memory; raise the batch size instead where it fits"
+        )
     if not spec.traits.needs_targets and "optim_target_modules" in fields:
         yield f"optim_target_modules has no effect: {spec.name} treats every module alike"
     if settings.get("weight_decay") is None and fields.number("weight_decay"):

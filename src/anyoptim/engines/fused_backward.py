@@ -115,8 +115,8 @@ class FusedBackward(Optimizer):
                 self._update(parameter, index)
             self._finish_step()
         elif waiting:
-            for parameter, _ in waiting:
-                self._clip(parameter)
+            for parameter, index in waiting:
+                self._clip(parameter, self.param_groups[index])
             self.optimizer.step()
             for parameter, _ in waiting:
                 parameter.grad = None
@@ -171,8 +171,8 @@ class FusedBackward(Optimizer):
             self._update(parameter, group_index)
 
     def _update(self, parameter: Tensor, group_index: int) -> None:
-        self._clip(parameter)
         group = self.param_groups[group_index]
+        self._clip(parameter, group)
         if isinstance(self.optimizer, Engine):
             self.optimizer.update_one(group, parameter)
         else:
@@ -187,9 +187,13 @@ class FusedBackward(Optimizer):
         self._groups_after.clear()
         self._updated.clear()
 
-    def _clip(self, parameter: Tensor) -> None:
-        if self._clip_factor is not None and parameter.grad is not None:
-            parameter.grad.mul_(self._clip_factor)
+    def _clip(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        if self._clip_factor is None or parameter.grad is None:
+            return
+        largest = group.get("clip_grad_value")
+        if largest is not None:  # lomo_optim clamps elements before it scales them
+            parameter.grad.clamp_(-largest, largest)
+        parameter.grad.mul_(self._clip_factor)
 
 
 def _arrives_reduced(parameter: Tensor) -> bool:
