@@ -127,15 +127,15 @@ class FullDisk(TrainerCallback):
         resource.setrlimit(resource.RLIMIT_FSIZE, (state_size - 4096, resource.RLIM_INFINITY))
 
 
-class Slowly(TrainerCallback):
-    """Says when a step is done, and leaves time for a signal."""
+class Slowly(Trainer):
+    """Leaves time for a signal between the backward pass and the step, and says so."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.path.write_text(str(state.global_step))
-        time.sleep(0.05)
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.state.global_step:
+            Path(self.args.output_dir, "step").touch()
+            time.sleep(0.05)
+        return loss
 
 
 def fail(kind: str, folder: str, fields: dict[str, Any]) -> None:
@@ -165,12 +165,7 @@ def until_terminated(folder: str, fields: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     with anyoptim.enable(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = Trainer(
-            llama(),
-            arguments(Path(folder), **fields, enable_jit_checkpoint=True),
-            train_dataset=data(),
-            callbacks=[Slowly(Path(folder, "step"))],
-        )
+        trainer = Slowly(llama(), arguments(Path(folder), **fields, enable_jit_checkpoint=True), train_dataset=data())
         for callback in trainer.callback_handler.callbacks:
             if hasattr(callback, "jit_manager"):
                 callback.jit_manager.kill_wait = 0

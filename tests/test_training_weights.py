@@ -21,7 +21,9 @@ Weights = dict[str, torch.Tensor]
 
 def averaged(name: str, steps: int, folder: Path) -> Weights:
     """The average after some steps, by the optimizer's own eval(), of a run that does nothing else."""
-    return weights(run(name, folder / "average", max_steps=steps, total=steps).model)
+    finished = run(name, folder / "average", total=steps)
+    finished.optimizer.eval()
+    return weights(finished.model)
 
 
 def run(name: str, folder: Path, cls: type[Trainer] = Trainer, total: int = 12, **fields: Any) -> Trainer:
@@ -126,6 +128,11 @@ def test_an_interrupt_leaves_the_average(name: str, tmp_path: Path) -> None:
     assert same_weights(saved_in(tmp_path / "saved"), averaged(name, 8, tmp_path))
 
 
+class Stops(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step == 10
+
+
 @trainer
 @each_name
 def test_the_best_model_is_loaded_as_it_was_saved(name: str, tmp_path: Path) -> None:
@@ -138,6 +145,7 @@ def test_the_best_model_is_loaded_as_it_was_saved(name: str, tmp_path: Path) -> 
         "save_strategy": "steps",
         "save_steps": 4,
         "eval_dataset": Subset(data(), range(8)),
+        "callbacks": [Stops()],  # newer versions evaluate at the last step, too
     }
     finished = run(name, tmp_path, total=14, **fields)
     best = saved_in(Path(str(finished.state.best_model_checkpoint)))
