@@ -97,8 +97,8 @@ def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:
         )
     if not spec.traits.flat_pieces:
         raise UnsupportedError(
-            f"{spec.name} is not known to train right on the flat pieces of parameters that DeepSpeed hands to an optimizer;"
-            " train it with FSDP2 or DDP, or take adamw_torch."
+            f"{spec.name} is not known to train right on the flat pieces of parameters that DeepSpeed hands to an"
+            " optimizer; train it with FSDP2 or DDP, or take adamw_torch."
         )
     if settings.get("fused_backward"):
         raise UnsupportedError(
