@@ -7,9 +7,9 @@ import os
 import statistics
 from collections.abc import Iterator
 
-import torch.distributed
 from torch.distributed.tensor import DTensor
 
+from anyoptim.engines.engine import several_processes
 from anyoptim.errors import UnsupportedError
 from anyoptim.routing import Routing
 from anyoptim.settings import Fields, Settings
@@ -62,8 +62,7 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
 def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> None:
     """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
     implementation = settings.implementation
-    in_backward = implementation.updates_in_backward or settings.get("fused_backward")
-    if in_backward and fields.get("fp16") is True:
+    if settings.in_backward and fields.get("fp16") is True:
         raise UnsupportedError(
             f"{spec.name} updates inside the backward pass, where fp16 gradients are still scaled; use bf16=True."
         )
@@ -107,15 +106,6 @@ def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:
         )
 
 
-def several_processes() -> bool:
-    """Whether this process trains together with others."""
-    return (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    )
-
-
 def uses_deepspeed(fields: Fields) -> bool:
     """Whether the run goes through DeepSpeed, by TrainingArguments or by ``accelerate launch``."""
     return bool(fields.get("deepspeed")) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
@@ -131,8 +121,7 @@ def _clipping(spec: OptimizerSpec, settings: Settings, fields: Fields) -> Iterat
     largest = fields.number("max_grad_norm") or 0
     if largest <= 0:
         return
-    in_backward = settings.implementation.updates_in_backward or settings.get("fused_backward")
-    if in_backward and (is_sharded(fields, None) or not several_processes()):
+    if settings.in_backward and (is_sharded(fields, None) or not several_processes()):
         yield (
             f"max_grad_norm={largest} has no effect: {spec.name} updates inside the backward"
             " pass, before the norm of all gradients is known; set max_grad_norm=0"

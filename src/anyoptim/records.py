@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -158,8 +158,7 @@ def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     written_by = state_dict.get(STATE_DICT_KEY)
     if written_by is not None:
         refuse_other(written_by, optimizer, "This state")
-    elif any(_foreign(set(group), set(mine)) for group, mine in zip(saved, live, strict=False)):
-        missing = sorted(set(live[0]) - set(saved[0])) or sorted(set(live[-1]) - set(saved[-1]))
+    elif missing := _missing_keys(saved, live):
         raise CheckpointError(
             f"This state was written by another optimizer than {record.writer}, and does not say which: its groups"
             f" have no {missing[0]!r}. Resume with the optimizer that wrote it, or start afresh."
@@ -181,10 +180,14 @@ def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             )
 
 
-def _foreign(saved: set[str], live: set[str]) -> bool:
-    """Whether two groups' keys are of different optimizers; versions of one may add keys."""
+def _missing_keys(saved: Sequence[Mapping[str, object]], live: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return keys that saved groups lack, if they have others instead: versions of one optimizer only add keys."""
     added_by_schedulers = {"initial_lr"}
-    return not (saved - added_by_schedulers <= live or live - added_by_schedulers <= saved)
+    for group, mine in zip(saved, live, strict=False):
+        lacking, instead = set(mine) - set(group) - added_by_schedulers, set(group) - set(mine) - added_by_schedulers
+        if lacking and instead:
+            return sorted(lacking)
+    return []
 
 
 def _among(value: object, held: list[object]) -> bool:

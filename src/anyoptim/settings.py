@@ -73,6 +73,11 @@ class Settings:
         """Return a hyperparameter's value, or ``default`` where the optimizer has none of that name."""
         return self.values[name].value if name in self.values else default
 
+    @property
+    def in_backward(self) -> bool:
+        """Whether parameters are updated inside the backward pass, by our facade or by the class itself."""
+        return self.implementation.updates_in_backward or self.get("fused_backward") is True
+
     def number(self, name: str) -> float | None:
         """Return a hyperparameter that is a number, or ``None``."""
         value = self.get(name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor, Partial, Replicate
@@ -79,6 +80,15 @@ class Engine(Optimizer):
             for name, value in state_dict["state"].get(index, {}).items():
                 copied = value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
                 self.state[parameter][name] = copied
+
+
+def several_processes() -> bool:
+    """Whether this process trains together with others."""
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from anyoptim.engines.engine import Engine, whole, wide
+from anyoptim.engines.engine import Engine, several_processes, whole, wide
 from anyoptim.errors import UnsupportedError
 
 
@@ -198,11 +197,7 @@ class FusedBackward(Optimizer):
 
 def _arrives_reduced(parameter: Tensor) -> bool:
     """Whether a gradient is final when autograd is done with it: in one process, or sharded by FSDP2."""
-    return isinstance(parameter, DTensor) or not (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    )
+    return isinstance(parameter, DTensor) or not several_processes()
 
 
 def _step_one(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
