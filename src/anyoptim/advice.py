@@ -44,6 +44,7 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
             f"gradient_accumulation_steps={accumulation:g} keeps every gradient between micro-batches, so updating in"
             " the backward pass saves no memory; raise the batch size instead where it fits"
         )
+    yield from _hybrid(spec, settings)
     if not spec.traits.needs_targets and "optim_target_modules" in fields:
         yield f"optim_target_modules has no effect: {spec.name} treats every module alike"
     if settings.get("weight_decay") is None and fields.number("weight_decay"):
@@ -68,11 +69,22 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         )
     if uses_deepspeed(fields):
         _refuse_deepspeed(spec, settings)
-    if not implementation.shards and is_sharded(fields, routing):
-        raise UnsupportedError(
-            f"The {implementation.name} implementation of {spec.name} cannot step on parameters that FSDP2 shards;"
-            " take adalomo, apollo_mini or adamw_torch there, or train with DDP."
-        )
+    members = [(spec.target_optimizer, implementation)]
+    if spec.fallback is not None:
+        members.append((spec.fallback.name, spec.fallback.default))
+    for name, each in members:
+        if not each.shards and is_sharded(fields, routing):
+            raise UnsupportedError(
+                f"The {each.name} implementation of {name} cannot step on parameters that FSDP2 shards;"
+                " take adalomo, apollo_mini or adamw_torch there, or train with DDP."
+            )
+        if spec.fallback is not None and each.takes_model:
+            raise UnsupportedError(f"{spec.name}: {each.package} has no param groups, so it cannot be part of a pair.")
+    for target in routing.targets if routing is not None else ():
+        if target.parameter.dim() < 2:
+            raise UnsupportedError(
+                f"{spec.name} needs {target.name} as the matrix it is, not as a flat piece of it; shard with FSDP2."
+            )
     if not implementation.updates_in_backward:
         return
     accumulation = fields.number("gradient_accumulation_steps") or 1
@@ -145,20 +157,40 @@ def _schedule(spec: OptimizerSpec, fields: Fields) -> Iterator[str]:
 
 
 def _learning_rate(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
-    rate = settings.number("lr")
-    if rate is None or spec.usual_lr is None or rate == 0:
+    for key, name, each in (("lr", spec.target_optimizer, spec), ("fallback_lr", "", spec.fallback)):
+        rate = settings.number(key)
+        if each is None or rate is None or each.usual_lr is None or rate == 0:
+            continue
+        low, high = each.usual_lr
+        if not low / _FAR <= rate <= high * _FAR:
+            side = "below" if rate < low else "above"
+            yield f"{key}={rate:g} is far {side} what {name or each.name} usually takes ({low:g} to {high:g})"
+
+
+def _hybrid(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
+    if spec.fallback is None:
         return
-    low, high = spec.usual_lr
-    if not low / _FAR <= rate <= high * _FAR:
-        side = "below" if rate < low else "above"
-        yield f"lr={rate:g} is far {side} what {spec.name} usually takes ({low:g} to {high:g})"
+    one_rate = settings.values["fallback_lr"].source == "lr"
+    if one_rate and "adjust_lr_fn" in settings.values and settings["adjust_lr_fn"] != "match_rms_adamw":
+        yield (
+            f"lr={settings['lr']} is for {spec.target_optimizer} and for {spec.fallback.name}, whose usual rates"
+            " differ: set fallback_lr, or adjust_lr_fn=match_rms_adamw, with which one rate fits both"
+        )
+    if settings.get("fused_backward"):
+        for name, each in (
+            (spec.target_optimizer, settings.implementation),
+            (spec.fallback.name, spec.fallback.default),
+        ):
+            if each.waits_for_step:
+                reason = each.unsupported["fused_backward"]
+                yield f"the gradients of {name} wait for step() in spite of fused_backward: {reason}"
 
 
 def _rank(settings: Settings, routing: Routing | None) -> Iterator[str]:
     rank = settings.number("rank")
     if rank is None or routing is None:
         return
-    small = [each for each in routing.targets if min(each.parameter.shape) < rank]
+    small = [each for each in routing.targets if min(each.parameter.shape[-2:]) < rank]
     if small:
         yield (
             f"rank={rank:g} is larger than {len(small)} of {len(routing.targets)} target matrices, such as "
@@ -171,7 +203,7 @@ def _scale(settings: Settings, routing: Routing | None) -> Iterator[str]:
     rank, scale = settings.number("rank"), settings.number("scale")
     if rank is None or scale is None or routing is None or not routing.targets:
         return
-    width = statistics.median(min(each.parameter.shape) for each in routing.targets)
+    width = statistics.median(min(each.parameter.shape[-2:]) for each in routing.targets)
     fitting = max(width / rank, 1.0)
     # the square root of scale multiplies the update
     if not 1 / _FAR <= math.sqrt(scale / fitting) <= _FAR:

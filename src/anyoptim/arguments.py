@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Literal
 
 from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
+from anyoptim.overrides import GROUP_OPTIONS, read_entries, read_patterns
 from anyoptim.registry import optimizer_info
 from anyoptim.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec
 from anyoptim.values import common_type, convert, split_outside_brackets
@@ -21,6 +24,8 @@ TRAINING_ARGUMENTS_FIELDS = {
 }
 """Fields of TrainingArguments and the hyperparameter, or element of ``betas``, that each one is."""
 
+_OVERRIDE = re.compile(r"(?P<match>.+)@(?P<key>\w+)\s*=(?P<value>.*)", re.DOTALL)
+
 
 def parse_optim_args(text: str | Mapping[str, object] | None, name: str) -> dict[str, object]:
     """Read ``optim_args`` for one optimizer into typed keyword arguments.
@@ -29,6 +34,7 @@ def parse_optim_args(text: str | Mapping[str, object] | None, name: str) -> dict
         text: ``key=value`` separated by commas; or a JSON object as text; or a mapping. Values are int,
             float, bool (``true/false/yes/no/on/off/1/0``), ``none``, tuples and lists ``(0.9,0.95)``, dtypes
             (``bfloat16``), quoted or bare strings. ``implementation=`` picks one of the spec's.
+            ``regex@key=value`` is for the parameters whose name the regex finds: an item of ``groups``.
         name: the optimizer, whose hyperparameters say what each value must be. ``beta1=`` and ``beta2=``
             stay single keys and set one element of ``betas`` when the optimizer is built.
 
@@ -62,8 +68,13 @@ def typed(given: Mapping[str, object], spec: OptimizerSpec, implementation: Impl
     for key, value in given.items():
         if key == "implementation":
             result[key] = implementation.name
+        elif key == "groups" and key in accepted:
+            entries = read_entries(value, _group_keys(implementation), check, spec.name)
+            result[key] = [{"match": each.match, **each.values} for each in entries]
         elif key in accepted:
             result[key] = check(value, accepted[key], spec.name)
+            if key == "no_decay" and result[key] is not None:
+                result[key] = list(read_patterns(result[key], f"{spec.name}: no_decay"))
         elif key in implementation.refused:
             raise OptimArgsError(f"{spec.name}: {key} cannot be set: {implementation.refused[key]}.")
         elif key in implementation.unsupported:
@@ -71,15 +82,27 @@ def typed(given: Mapping[str, object], spec: OptimizerSpec, implementation: Impl
         else:
             raise OptimArgsError(_unknown_key(key, spec, implementation, accepted))
     for element in _betas_elements(implementation):
-        if element.name in result and "betas" in result:
-            raise OptimArgsError(f"{spec.name}: betas and {element.name} both set the same value; give one.")
+        betas = element.name.rstrip("0123456789") + "s"
+        if element.name in result and betas in result:
+            raise OptimArgsError(f"{spec.name}: {betas} and {element.name} both set the same value; give one.")
     return result
 
 
 def accepted_keys(implementation: Implementation) -> dict[str, Hyperparameter]:
     """Return every key ``optim_args`` may hold, with ``beta1``, ``beta2`` for the elements of ``betas``."""
     own = {each.name: each for each in implementation.hyperparameters}
-    return {**{each.name: each for each in _betas_elements(implementation)}, **own}
+    options = {} if implementation.takes_model else GROUP_OPTIONS
+    return {**options, **{each.name: each for each in _betas_elements(implementation)}, **own}
+
+
+def _group_keys(implementation: Implementation) -> dict[str, Hyperparameter]:
+    """Return what single groups may set: of a hybrid, the hyperparameters of both optimizers by their own names."""
+    own = {each.name: each for each in implementation.hyperparameters if each.scope in ("optimizer", "target")}
+    for each in implementation.hyperparameters:
+        if each.scope == "fallback":
+            name = each.name.removeprefix("fallback_")
+            own.setdefault(name, replace(each, name=name))
+    return own
 
 
 def check(value: object, hyperparameter: Hyperparameter, spec_name: str, origin: str = "") -> object:
@@ -111,12 +134,20 @@ def read_items(text: object, spec_name: str) -> dict[str, object]:
         )
     if text.strip().startswith("{"):
         return _read_json(text, spec_name)
-    pairs = []
+    pairs: list[tuple[str, object]] = []
+    entries: dict[str, list[tuple[str, object]]] = {}
     for item in split_outside_brackets(text, f"{spec_name}: optim_args"):
         key, equals, value = item.partition("=")
+        override = None if key.strip().isidentifier() else _OVERRIDE.fullmatch(item)
+        if override and override["value"].strip():
+            match = override["match"].strip()
+            entries.setdefault(match, [("match", match)]).append((override["key"], override["value"].strip()))
+            continue
         if not equals or not key.strip() or not value.strip():
             raise OptimArgsError(f"{spec_name}: optim_args has {item!r}, which is not of the form key=value.")
         pairs.append((key.strip(), value.strip()))
+    if entries:
+        pairs.append(("groups", [_without_repeats(each, spec_name) for each in entries.values()]))
     return _without_repeats(pairs, spec_name)
 
 
@@ -128,19 +159,19 @@ def _unknown_key(
     listing = ", ".join(
         f"{each.name}={'...' if each.default is REQUIRED else each.default}" for each in implementation.hyperparameters
     )
-    return f"{spec.name} has no hyperparameter {key!r}.{close} It takes: {listing}."
+    options = "" if implementation.takes_model else f" Every optimizer takes: {', '.join(GROUP_OPTIONS)}."
+    return f"{spec.name} has no hyperparameter {key!r}.{close} It takes: {listing}.{options}"
 
 
 def _betas_elements(implementation: Implementation) -> list[Hyperparameter]:
     names = {each.name for each in implementation.hyperparameters}
-    for each in implementation.hyperparameters:
-        if each.name == "betas" and isinstance(each.default, tuple):
-            return [
-                Hyperparameter(f"beta{number}", float, default, f"element {number} of betas", each.within)
-                for number, default in enumerate(each.default, start=1)
-                if f"beta{number}" not in names
-            ]
-    return []
+    return [
+        Hyperparameter(f"{each.name[:-1]}{number}", float, default, f"element {number} of {each.name}", each.within)
+        for each in implementation.hyperparameters
+        if each.name in ("betas", "fallback_betas") and isinstance(each.default, tuple)
+        for number, default in enumerate(each.default, start=1)
+        if f"{each.name[:-1]}{number}" not in names
+    ]
 
 
 def _read_json(text: str, spec_name: str) -> dict[str, object]:
@@ -157,8 +188,10 @@ def _read_json(text: str, spec_name: str) -> dict[str, object]:
 
 def _without_repeats(pairs: Iterable[tuple[str, object]], spec_name: str) -> dict[str, object]:
     result: dict[str, object] = {}
+    pairs = list(pairs)
     for key, value in pairs:
         if key in result:
-            raise OptimArgsError(f"{spec_name}: optim_args gives {key!r} twice.")
+            entry = f", in the groups entry {dict(pairs)['match']!r}" if "match" in dict(pairs) else ""
+            raise OptimArgsError(f"{spec_name}: optim_args gives {key!r} twice{entry}.")
         result[key] = value
     return result

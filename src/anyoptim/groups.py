@@ -1,48 +1,117 @@
-"""A routing to param groups: target or not, decaying or not, one device mesh each."""
+"""A routing to param groups: target or not, decaying or not, the same hyperparameters, one device mesh each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from torch import Tensor
 from torch.nn import Parameter
 
+from anyoptim.engines.composite import MEMBER
+from anyoptim.errors import OptimArgsError
 from anyoptim.routing import Route, Routing
 from anyoptim.settings import Settings
+from anyoptim.spec import OptimizerSpec
 
 
 class GroupDict(TypedDict, total=False):
-    """A param group; keys of target hyperparameters (rank, proj, ...) may follow."""
+    """A param group; keys of target hyperparameters (rank, proj, ...) and of overrides may follow."""
 
     params: list[Parameter]
     weight_decay: float
 
 
-def make_groups(routing: Routing, settings: Settings) -> list[GroupDict]:
+def make_groups(routing: Routing, spec: OptimizerSpec, settings: Settings) -> list[GroupDict]:
     """Build the param groups of a plan.
 
-    The first two are transformers' own, decaying and not, and stay even when empty, so that a
-    checkpoint of either side fits the other. Groups of targets follow, with their hyperparameters.
+    The first two are transformers' own, decaying and not, and stay even when empty, so that a checkpoint of either
+    side fits the other. Groups of targets follow, with their hyperparameters, then groups with overrides.
 
     Args:
         routing: every trainable parameter and where it goes.
-        settings: gives ``weight_decay``, and the hyperparameters of scope "target".
+        spec: the optimizer; the groups of a hybrid say which of the two optimizers they are for.
+        settings: gives ``weight_decay``, the hyperparameters of scope "target" and what overrides are relative to.
+
+    Raises:
+        OptimArgsError: an override sets what the optimizer of a parameter does not have.
     """
-    weight_decay = settings.get("weight_decay")
-    target_settings = settings.of_scope("target")
+    members = {is_target: _Member(spec, settings, is_target=is_target) for is_target in (True, False)}
+    buckets: dict[tuple[bool, bool, str], tuple[dict[str, object], list[Route]]] = {
+        (False, True, ""): ({}, []),
+        (False, False, ""): ({}, []),
+    }
+    used: set[tuple[str, str]] = set()
+    for route in routing.routes:
+        adjusted = members[route.is_target].adjusted(route) if route.adjustment else {}
+        if route.adjustment:
+            used.update((route.adjustment.label, key) for key in route.adjustment.values if key in adjusted)
+        key = (route.is_target, route.decays, repr(adjusted) if adjusted else "")
+        buckets.setdefault(key, (adjusted, []))[1].append(route)
+    _refuse_unused(routing, used, members.values())
+    ordered = sorted(buckets.items(), key=lambda item: (bool(item[0][2]), item[0][0], not item[0][1]))
     groups: list[GroupDict] = []
-    for is_target in (False, True):
-        for decays in (True, False):
-            routes = [each for each in routing.routes if each.is_target is is_target and each.decays is decays]
-            if is_target and not routes:
-                continue
-            for params in by_mesh(routes):
-                group = {"params": params, **(target_settings if is_target else {})}
-                if weight_decay is not None:
-                    group["weight_decay"] = weight_decay if decays else 0.0
-                groups.append(group)  # type: ignore[arg-type]  # the keys of target settings vary
+    for (is_target, decays, _), (adjusted, routes) in ordered:
+        values = members[is_target].values(decays=decays)
+        groups += [
+            {"params": params, **values, **adjusted}  # type: ignore[typeddict-item]  # the keys vary
+            for params in by_mesh(routes)
+        ]
     return groups
+
+
+class _Member:
+    """The optimizer of the targets, or of all that is none: of a hybrid two, else the same one."""
+
+    def __init__(self, spec: OptimizerSpec, settings: Settings, *, is_target: bool) -> None:
+        fallback = None if is_target else spec.fallback
+        self.name = spec.target_optimizer if fallback is None else fallback.name
+        self.keywords = settings.of_scope("optimizer" if fallback is None else "fallback")
+        self.target_values = settings.of_scope("target") if is_target else {}
+        self.hybrid_values: dict[str, object] = {MEMBER: self.name} if spec.fallback else {}
+        self.taker = f"a target of {self.name}" if is_target else f"what {self.name} trains"
+
+    def takes(self, key: str) -> bool:
+        """Whether a group of its may set a hyperparameter."""
+        return key in self.keywords or key in self.target_values
+
+    def values(self, *, decays: bool) -> dict[str, object]:
+        """Return what a group without overrides holds beside its parameters."""
+        values = {**self.target_values, **self.hybrid_values}
+        weight_decay = self.keywords.get("weight_decay")
+        if weight_decay is not None:
+            values["weight_decay"] = weight_decay if decays else 0.0
+        return values
+
+    def adjusted(self, route: Route) -> dict[str, object]:
+        """Return a route's overrides, with ``lr`` in the place of ``lr_ratio``."""
+        assert route.adjustment is not None
+        label = route.adjustment.label or self.name
+        values: dict[str, object] = {}
+        for key, value in route.adjustment.values.items():
+            if key == "lr_ratio":
+                rate = self.keywords.get("lr")
+                if not isinstance(rate, (int, float)):
+                    raise OptimArgsError(f"{label}: {self.name} has no lr that a ratio could be of; give lr instead.")
+                assert isinstance(value, float)
+                values["lr"] = rate * value
+            elif self.takes(key):
+                values[key] = value
+        return values
+
+
+def _refuse_unused(routing: Routing, used: set[tuple[str, str]], members: Iterable[_Member]) -> None:
+    """Raise for a key that no parameter's optimizer takes: a rank where no target is, a momentum for AdamW."""
+    for route in routing.routes:
+        if route.adjustment is None or not route.adjustment.label:
+            continue
+        for key in route.adjustment.values.keys() - {"lr_ratio"}:
+            if (route.adjustment.label, key) not in used:
+                takers = " and ".join(dict.fromkeys(each.taker for each in members if each.takes(key)))
+                raise OptimArgsError(
+                    f"{route.adjustment.label} sets {key}, which only {takers} takes: it matches none of these, but"
+                    f" {route.name}."
+                )
 
 
 def by_mesh(routes: Sequence[Route]) -> list[list[Parameter]]:

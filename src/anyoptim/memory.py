@@ -96,7 +96,7 @@ def _after_one_step(plan: Plan, groups: Sequence[GroupDict]) -> Optimizer:
         ]
         parameters = [parameter for group in stand_ins for parameter in group["params"]]
         params = nn.ParameterList(parameters) if plan.implementation.takes_model else stand_ins
-        optimizer = plan.implementation.load()(params, **plan.keywords)
+        optimizer = plan.assemble(params)
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         train = getattr(optimizer, "train", None)

@@ -10,8 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from anyoptim.advice import advise, refuse
+from anyoptim.engines.composite import MEMBER, CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
 from anyoptim.groups import GroupDict, make_groups
@@ -27,7 +29,6 @@ from anyoptim.training_weights import keep_training_weights
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from torch.optim import Optimizer
 
 
 _logger = logging.getLogger(__name__)
@@ -102,18 +103,19 @@ class Plan:
             params: param groups (copied, so a plan may be built twice), or the model.
             changed: constructor keywords that differ from the plan's.
         """
-        constructor = self.implementation.load()
+        self.optimizer_class  # noqa: B018  # a missing package is said before any advice
         for sentence in self.advice:
             warnings.warn(f"{self.spec.name}: {sentence}.", stacklevel=3)
         arguments = params if isinstance(params, nn.Module) else [_copy(each) for each in params]
         try:
-            optimizer = constructor(arguments, **{**self.keywords, **changed})
+            optimizer = self.assemble(arguments, **changed)
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
             if isinstance(error, OptimError):
                 raise
             raise OptimArgsError(
                 f"{self.spec.name}: {self.implementation.package} refuses its arguments: {error or repr(error)}."
             ) from error
+        self._refuse_inert_overrides(optimizer)
         stamp(optimizer, self.spec, self.settings)
         if isinstance(self.settings.get("warmup_steps"), float):
             optimizer.register_step_pre_hook(_refuse_ratio)
@@ -121,7 +123,61 @@ class Plan:
             keep_training_weights(optimizer)
         if _logger.isEnabledFor(logging.INFO):
             _logger.info(self.summary)
-        return FusedBackward(optimizer) if self.settings.get("fused_backward") else optimizer
+        if not self.settings.get("fused_backward"):
+            return optimizer
+        return FusedBackward(optimizer, waiting=[name for name, each in self._members() if each.waits_for_step])
+
+    def assemble(self, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
+        """Call the constructors, and nothing else: no copy of the groups, no advice, no record.
+
+        Args:
+            params: param groups, or the model.
+            changed: constructor keywords that differ from the plan's.
+        """
+        build = self.implementation.load()
+        keywords = {**self.keywords, **changed}
+        if self.spec.fallback is None:
+            return build(params, **keywords)
+        groups = list(params)  # type: ignore[arg-type]  # a hybrid takes no model
+        rest = [group for group in groups if group[MEMBER] == self.spec.fallback.name]
+        own = [group for group in groups if group[MEMBER] == self.spec.target_optimizer]
+        build_rest = self.spec.fallback.default.load()
+        return CompositeOptimizer(
+            {
+                self.spec.fallback.name: build_rest(rest, **self.settings.of_scope("fallback")),
+                self.spec.target_optimizer: build(own, **keywords),
+            }
+        )
+
+    @property
+    def optimizer_class(self) -> type[Optimizer]:
+        """The class of what is built, before any facade for the backward pass; imports the packages behind it."""
+        loaded = [each.load() for _, each in self._members()]
+        if len(loaded) > 1:
+            return CompositeOptimizer
+        return loaded[0] if isinstance(loaded[0], type) and issubclass(loaded[0], Optimizer) else Optimizer
+
+    def _members(self) -> list[tuple[str, Implementation]]:
+        """Return the optimizers inside: one, or the two of a hybrid."""
+        members = [(self.spec.target_optimizer, self.implementation)]
+        return (
+            members if self.spec.fallback is None else [*members, (self.spec.fallback.name, self.spec.fallback.default)]
+        )
+
+    def _refuse_inert_overrides(self, optimizer: Optimizer) -> None:
+        """Raise for an override of a keyword that the optimizer keeps for all groups together."""
+        for each in self.routing.routes if self.routing else ():
+            adjustment = each.adjustment
+            if adjustment is None or not adjustment.label:
+                continue
+            inert = (
+                set(adjustment.values) - set(optimizer.defaults) - set(self.settings.of_scope("target")) - {"lr_ratio"}
+            )
+            if inert:
+                raise OptimArgsError(
+                    f"{adjustment.label} sets {sorted(inert)[0]}, which {self.spec.name} has for all groups together;"
+                    " set it in optim_args."
+                )
 
     @property
     def summary(self) -> str:
@@ -147,7 +203,7 @@ class Plan:
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=110, color_system=None)
+        console = Console(width=132, color_system=None)
         with console.capture() as capture:
             console.print(self)
         return capture.get().rstrip()
@@ -160,8 +216,9 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
         name: a registered name, an alias or a class path ``module:Class``.
         model: the model to optimize, also on the meta device; ``None`` plans hyperparameters only.
         args: a ``TrainingArguments``, any object or mapping with its field names, or ``None``.
-        overrides: hyperparameters by name (``lr=``, ``rank=``), ``optim_args=``, ``optim_target_modules=``;
-            they win over ``args``.
+        overrides: hyperparameters by name (``lr=``, ``rank=``), ``optim_args=``, ``optim_target_modules=``, and
+            what differs for some parameters (``groups=``, ``no_decay=``, ``layer_decay=``, ``lora_plus_ratio=``,
+            ``embedding_lr=``); they win over ``args``.
 
     Raises:
         OptimError: of the kind that says what is wrong; see ``anyoptim.errors``.
@@ -179,8 +236,8 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
             raise UnsupportedError(f"{spec.name} needs the model: it cannot be planned from arguments alone.")
         routing, groups = None, []
     else:
-        routing = route(model, target_modules, takes_targets=needs_targets, optimizer=spec.name)
-        groups = make_groups(routing, settings)
+        routing = route(model, spec, settings, target_modules)
+        groups = make_groups(routing, spec, settings)
     refuse(spec, settings, fields, routing)
     advice = tuple(advise(spec, settings, fields, routing))
     return Plan(spec, settings, routing, tuple(groups), advice, model)
@@ -193,7 +250,8 @@ def get_optimizer(name: str, model: nn.Module, args: object = None, **overrides:
         name: a registered name, an alias or a class path ``module:Class``.
         model: the model to optimize.
         args: a ``TrainingArguments``, any object or mapping with its field names, or ``None``.
-        overrides: hyperparameters by name, ``optim_args=``, ``optim_target_modules=``.
+        overrides: hyperparameters by name, ``optim_args=``, ``optim_target_modules=``, ``groups=`` and the others that
+            :func:`plan` takes.
 
     Raises:
         OptimError: of the kind that says what is wrong; see ``anyoptim.errors``.

@@ -76,7 +76,7 @@ def stamp(optimizer: Optimizer, spec: OptimizerSpec, settings: Settings) -> None
         writer,
         implementation.class_path,
         {name: setting.value for name, setting in settings.values.items()},
-        implementation.applied_lr,
+        (spec.fallback.default if spec.fallback else implementation).applied_lr,  # of the first group
     )
     optimizer.register_state_dict_post_hook(_sign)
     optimizer.register_load_state_dict_pre_hook(_check)

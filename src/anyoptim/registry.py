@@ -35,6 +35,8 @@ on_register: list[Callable[[OptimizerSpec], None]] = []
 def normalise(name: str) -> str:
     """Return the registered spelling: lower snake case; a class path ``module:Class`` stays as it is."""
     name = str(name).strip()
+    if "+" in name:
+        return "+".join(normalise(part) for part in name.split("+"))
     return name if ":" in name else re.sub(r"[-\s]+", "_", name.lower())
 
 
@@ -83,10 +85,12 @@ def optimizer_info(name: str) -> OptimizerSpec:
     """Return what a name means.
 
     Args:
-        name: a registered name or alias in any case, with ``-`` or ``_``, or a class path ``module:Class``.
+        name: a registered name or alias in any case, with ``-`` or ``_``; a class path ``module:Class``; or a pair
+            ``matrix_optimizer+fallback`` of such names.
 
     Raises:
         UnknownOptimizerError: no such name; says which come close.
+        OptimError: two names that make no pair.
     """
     _load_catalogue()
     key = normalise(name)
@@ -97,9 +101,25 @@ def optimizer_info(name: str) -> OptimizerSpec:
         spec = _load_plugin(key)
         if spec is not None:
             return spec
+    if "+" in key:
+        return _pair(key)
     if ":" in key:
         return _class_path(key)
     raise unknown(str(name), known_names())
+
+
+def _pair(name: str) -> OptimizerSpec:
+    """Return the hybrid of two names."""
+    matrix, _, rest = name.partition("+")
+    if not matrix or not rest or "+" in rest:
+        raise UnknownOptimizerError(f"{name!r} is no pair; write it as matrix_optimizer+fallback, such as 'muon+lion'.")
+    first, second = optimizer_info(matrix), optimizer_info(rest)
+    return first.with_fallback(
+        second,
+        f"{first.name}+{second.name}",
+        summary=f"{first.name} on the target modules, {second.name} on all other parameters",
+        aliases=(),
+    )
 
 
 def is_known(name: str) -> bool:

@@ -1,36 +1,68 @@
-"""Which parameters ``optim_target_modules`` selects, and why."""
+"""Where each trainable parameter goes, and why: target or not, decaying or not, with which hyperparameters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from anyoptim.errors import OptimError, TargetModulesError, did_you_mean
+from anyoptim.errors import OptimError
+from anyoptim.layers import layer_numbers
+from anyoptim.overrides import Adjustment
+from anyoptim.roles import Role
+from anyoptim.settings import Settings
+from anyoptim.spec import OptimizerSpec
+from anyoptim.structure import Place, read_structure
+from anyoptim.targets import Choice, choose_targets
 
 # transformers.Trainer.get_decay_parameter_names: these, and all parameters of a LayerNorm, do not decay
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """Where one trainable parameter goes.
 
     Args:
-        name: its first name in ``model.named_parameters()``.
-        parameter: the parameter.
-        is_target: whether a target pattern chose it.
+        place: the parameter, its names and its role.
+        choice: the target pattern that chose it; ``None``: it is no target.
         decays: whether weight decay applies, by transformers' rule.
-        rule: the pattern that chose it, or why it is no target, for a person.
+        adjustment: the hyperparameters that differ for it; ``None``: none do.
     """
 
-    name: str
-    parameter: nn.Parameter
-    is_target: bool
+    place: Place
+    choice: Choice | None
     decays: bool
-    rule: str
+    adjustment: Adjustment | None
+
+    @property
+    def name(self) -> str:
+        """Its first name in ``model.named_parameters()``."""
+        return self.place.name
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter."""
+        return self.place.parameter
+
+    @property
+    def role(self) -> Role:
+        """What it is for."""
+        return self.place.role
+
+    @property
+    def is_target(self) -> bool:
+        """Whether a target pattern chose it."""
+        return self.choice is not None
+
+    @property
+    def rule(self) -> str:
+        """Why it is a target, and which later patterns match it too; ``-`` where it is none."""
+        if self.choice is None:
+            return "-"
+        return f"{self.choice.rule} (also {', '.join(self.choice.also)})" if self.choice.also else self.choice.rule
 
 
 @dataclass(frozen=True)
@@ -46,180 +78,61 @@ class Routing:
         return tuple(route for route in self.routes if route.is_target)
 
 
-class _Pattern:
-    """One item of ``optim_target_modules`` with transformers' meaning.
-
-    Source: transformers.trainer_utils.check_target_module_exists. A string is a full-match regex or
-    ``all-linear``; an item of a list is an exact name, a substring or a full-match regex (and here
-    ``all-linear`` too, which transformers knows outside of lists only).
-    """
-
-    def __init__(self, text: str, *, in_list: bool) -> None:
-        self.text = text
-        self.in_list = in_list
-        self.all_linear = text.replace("_", "-") == "all-linear"
-        self.regex_error = ""
-        try:
-            self.regex: re.Pattern[str] | None = re.compile(text)
-        except re.error as error:
-            self.regex, self.regex_error = None, str(error)
-        self.eligible = 0
-        self.won = 0
-        self.left_out: list[str] = []
-
-    def matches(self, name: str) -> bool:
-        if self.in_list and self.text in name:
-            return True
-        return self.regex is not None and self.regex.fullmatch(name) is not None
-
-
-def route(model: nn.Module, target_modules: object, *, takes_targets: bool, optimizer: str) -> Routing:
-    """Decide for every trainable parameter whether it is a target and whether it decays; linear in modules.
+def route(model: nn.Module, spec: OptimizerSpec, settings: Settings, target_modules: object = None) -> Routing:
+    """Decide where every trainable parameter goes; linear in modules.
 
     Args:
         model: any module.
-        target_modules: ``optim_target_modules``: a regex, ``"all-linear"``, or a list of names,
-            substrings and regexes, of which the first that matches wins.
-        takes_targets: whether the optimizer treats target modules differently.
-        optimizer: its name, for messages.
+        spec: the optimizer.
+        settings: its implementation says what can be a target, its overrides what differs for single groups.
+        target_modules: ``optim_target_modules``: a regex, ``"all-linear"``, ``"hidden-matrices"``, or a list of names,
+            substrings and regexes, of which the first that matches wins; ``None``: the optimizer's own.
 
     Raises:
         OptimError: the model has no trainable parameter.
         TargetModulesError: targets are needed and missing, malformed, or a pattern chooses nothing.
+        OptimArgsError: an override matches nothing.
     """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    structure = read_structure(model)
+    places = [each for each in structure.places if each.parameter.requires_grad]
+    if not places:
         raise OptimError(
-            f"{optimizer}: the model has no trainable parameter; set requires_grad on what should be trained."
+            f"{spec.name}: the model has no trainable parameter; set requires_grad on what should be trained."
         )
-    patterns = _patterns(target_modules, optimizer) if takes_targets else []
-    chosen, notes = _choose(model, patterns, optimizer) if patterns else ({}, [])
-    norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
-    routes = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rule = chosen.get(name)
-        decays = not _NO_DECAY.search(name.lower()) and not _inside(name, norms)
-        routes.append(Route(name, parameter, rule is not None, decays, rule or "-"))
-    if takes_targets:
-        notes += _unreached_stacks(model, routes)
-    return Routing(tuple(routes), tuple(notes))
-
-
-def _inside(name: str, modules: Container[str]) -> bool:
-    """Whether a parameter lies below one of some modules, at any depth."""
-    return any(name[: dot.start()] in modules for dot in re.finditer(r"\.", name))
-
-
-def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
-    if target_modules is None:
-        raise TargetModulesError(
-            f"{optimizer} needs optim_target_modules: give 'all-linear', a regex, or a list such as ['attn', 'mlp']."
-        )
-    if isinstance(target_modules, str):
-        patterns = [_Pattern(target_modules, in_list=False)]
-    elif (
-        isinstance(target_modules, Sequence)
-        and target_modules
-        and all(isinstance(each, str) for each in target_modules)
-    ):
-        patterns = [_Pattern(each, in_list=True) for each in target_modules]
-    else:
-        raise TargetModulesError(
-            f"optim_target_modules must be a regex, 'all-linear' or a list of strings, not {target_modules!r}."
-        )
-    for pattern in patterns:
-        if not pattern.text:
-            raise TargetModulesError("optim_target_modules has an empty pattern, which would match every module.")
-        if pattern.regex_error and not pattern.in_list:
-            raise TargetModulesError(f"optim_target_modules {pattern.text!r} is no valid regex: {pattern.regex_error}.")
-    return patterns
-
-
-def _choose(model: nn.Module, patterns: list[_Pattern], optimizer: str) -> tuple[dict[str, str], list[str]]:
-    """Return the rule for each chosen parameter name, and notes."""
-    own_names = {id(parameter): name for name, parameter in model.named_parameters()}
-    chosen: dict[str, str] = {}
+    chosen: dict[str, Choice] = {}
+    adjusted: dict[str, Adjustment] = {}
     notes: list[str] = []
-    linear_names: list[str] = []
-    for module_name, module in model.named_modules():
-        is_linear = isinstance(module, nn.Linear)
-        if is_linear:
-            linear_names.append(module_name)
-        rule = None
-        for pattern in patterns:
-            if pattern.all_linear and not is_linear:
-                continue
-            if not pattern.all_linear and not pattern.matches(module_name):
-                continue
-            reason = _no_target(module, module_name, own_names)
-            if reason:
-                pattern.left_out.append(f"{module_name or 'the model itself'} ({reason})")
-                continue
-            pattern.eligible += 1
-            if rule is None:
-                rule = pattern.text
-                pattern.won += 1
-        if rule is not None:
-            chosen[f"{module_name}.weight" if module_name else "weight"] = rule
-    for pattern in patterns:
-        if not pattern.eligible:
-            raise TargetModulesError(_nothing_chosen(pattern, linear_names, optimizer))
-        if not pattern.won:
-            notes.append(f"target pattern {pattern.text!r} is never used: earlier patterns match all that it matches")
-        tied = [reason for reason in pattern.left_out if "shared with" in reason]
-        if tied:
-            notes.append(f"target pattern {pattern.text!r} leaves out {tied[0]}")
-    return chosen, notes
-
-
-def _no_target(module: nn.Module, name: str, own_names: dict[int, str]) -> str:
-    """Return why a matched module's weight cannot be a target, or ""."""
-    if not isinstance(module, nn.Linear):
-        return f"a {type(module).__name__}, not nn.Linear"
-    weight_name = f"{name}.weight" if name else "weight"
-    weight = module._parameters.get("weight")
-    if weight is None:
-        return "its weight is computed, not a parameter"
-    if own_names.get(id(weight)) != weight_name:
-        return f"its weight is shared with {own_names.get(id(weight))}"
-    return "" if weight.requires_grad else "frozen"
-
-
-def _unreached_stacks(model: nn.Module, routes: Sequence[Route]) -> Iterator[str]:
-    """Say which stacked experts (E, m, n) no target pattern can reach."""
-    convolutions = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.modules.conv._ConvNd)
-        for parameter in module.parameters(recurse=False)
-    }
-    stacks = [each for each in routes if each.parameter.dim() == 3 and id(each.parameter) not in convolutions]
-    if stacks:
-        share = sum(each.parameter.numel() for each in stacks) / sum(each.parameter.numel() for each in routes)
-        yield (
-            f"{len(stacks)} stacked weights such as {stacks[0].name} ({share:.0%} of the model) are no nn.Linear,"
-            " so they are trained without a projection and save no memory"
+    if spec.traits.needs_targets:
+        wanted = (spec.traits.targets or None) if target_modules is None else target_modules
+        found, notes = choose_targets(structure, wanted, settings.implementation.target_roles, spec.name)
+        chosen.update(found)
+    if settings.overrides:
+        layers = layer_numbers(model, structure.places) if settings.overrides.layer_decay is not None else ({}, 0)
+        adjusted, more = settings.overrides.adjust(places, layers, spec.name)
+        notes += more
+    routes = tuple(
+        Route(
+            place,
+            chosen.get(place.name),
+            not place.below_layer_norm and not _NO_DECAY.search(place.name.lower()),
+            adjusted.get(place.name),
         )
+        for place in places
+    )
+    if spec.traits.needs_targets:
+        notes += _unreached(routes, settings)
+    return Routing(routes, tuple(notes))
 
 
-def _nothing_chosen(pattern: _Pattern, linear_names: list[str], optimizer: str) -> str:
-    quoted = f"optim_target_modules {pattern.text!r}"
-    if pattern.left_out:
-        return (
-            f"{quoted} matches {pattern.left_out[0]} and no trainable nn.Linear, which {optimizer} needs."
-            f" {_examples(linear_names)}"
-        )
-    if pattern.regex_error:
-        return f"{quoted} is no module name and no valid regex: {pattern.regex_error}."
-    if not linear_names:
-        return f"{quoted} matches nothing: the model has no nn.Linear, which {optimizer} needs."
-    word = max(re.findall(r"\w+", pattern.text) or [pattern.text], key=len)
-    parts = {part for name in linear_names for part in name.split(".") if not part.isdigit()}
-    close = did_you_mean(pattern.text, ["all-linear"]) or did_you_mean(word, sorted(parts))
-    return f"{quoted} matches no module.{close or ' ' + _examples(linear_names)}"
-
-
-def _examples(linear_names: list[str]) -> str:
-    leaves = sorted({name.rpartition(".")[2] for name in linear_names})
-    return f"Its linear modules end in {', '.join(leaves[:8])}." if leaves else ""
+def _unreached(routes: Sequence[Route], settings: Settings) -> Iterator[str]:
+    """Say which stacked experts are no targets: of a MoE model they are nearly all of the weights."""
+    stacks = [each for each in routes if each.role is Role.EXPERT_STACK and not each.is_target]
+    if not stacks:
+        return
+    share = sum(each.parameter.numel() for each in stacks) / sum(each.parameter.numel() for each in routes)
+    why = (
+        "no target pattern matches them"
+        if Role.EXPERT_STACK in settings.implementation.target_roles
+        else f"the {settings.implementation.name} implementation cannot take them"
+    )
+    yield f"{len(stacks)} expert stacks such as {stacks[0].name} ({share:.0%} of the model) are no targets: {why}"

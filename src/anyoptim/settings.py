@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from anyoptim.arguments import (
     TRAINING_ARGUMENTS_FIELDS,
@@ -15,7 +16,11 @@ from anyoptim.arguments import (
     typed,
 )
 from anyoptim.errors import OptimArgsError
-from anyoptim.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.overrides import GROUP_OPTIONS, Entry, Overrides
+from anyoptim.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec
+
+SHARED_BY_HYBRIDS = ("lr", "weight_decay")
+"""What a hybrid's fallback takes over where it has no value of its own."""
 
 CHANGEABLE_DEFAULTS = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
 """TrainingArguments' own defaults of the fields that may only apply once the user changed them."""
@@ -60,11 +65,13 @@ class Settings:
 
     Args:
         implementation: which one is built.
-        values: a setting for every hyperparameter of it, in its order.
+        values: a setting for every hyperparameter of it, in its order, and for the overrides of groups in use.
+        overrides: what differs for single groups.
     """
 
     implementation: Implementation
     values: Mapping[str, Setting]
+    overrides: Overrides
 
     def __getitem__(self, name: str) -> object:
         return self.values[name].value
@@ -84,9 +91,9 @@ class Settings:
         return float(value) if isinstance(value, (int, float)) else None
 
     def of_scope(self, scope: str) -> dict[str, object]:
-        """Return the values of the hyperparameters of one scope, "optimizer" or "target"."""
+        """Return the values of the hyperparameters of one scope, by the optimizer's own names for them."""
         return {
-            each.name: self.values[each.name].value
+            each.name.removeprefix("fallback_") if scope == "fallback" else each.name: self.values[each.name].value
             for each in self.implementation.hyperparameters
             if each.scope == scope
         }
@@ -116,37 +123,63 @@ def resolve(spec: OptimizerSpec, fields: Fields, optim_args: object, overrides: 
         for key, value in layer.items():
             if key in values:
                 values[key] = Setting(value, source)
+            elif key in GROUP_OPTIONS:
+                if value is not None:
+                    values[key] = Setting(value, source)
             elif key != "implementation":  # beta1, beta2: one element of betas
-                number = int(key.removeprefix("beta"))
-                values["betas"] = Setting(_with_element(values["betas"].value, number, value), source)
+                betas, number = f"{key[:-1]}s", int(key[-1])
+                values[betas] = Setting(_with_element(values[betas].value, number, value), source)
+    for name in SHARED_BY_HYBRIDS:
+        fallback = values.get(f"fallback_{name}")
+        if fallback is not None and fallback.source == "default" and values[name].source != "default":
+            values[f"fallback_{name}"] = Setting(values[name].value, name)
     for name, setting in values.items():
         if setting.value is REQUIRED:
             raise OptimArgsError(f"{spec.name} needs {name}: give it in optim_args, as '{name}=...'.")
-    return Settings(implementation, values)
+    return Settings(implementation, values, _overrides(values, spec.name))
+
+
+def _overrides(values: Mapping[str, Setting], optimizer: str) -> Overrides:
+    given: dict[str, Any] = {name: values[name].value for name in GROUP_OPTIONS if name in values}
+    entries = tuple(
+        Entry(
+            each["match"],
+            {key: value for key, value in each.items() if key != "match"},
+            f"{optimizer}: groups entry {number} ({each['match']!r})",
+        )
+        for number, each in enumerate(given.pop("groups", ()), start=1)
+    )
+    return Overrides(entries=entries, no_decay=tuple(given.pop("no_decay", ())), **given)
 
 
 def _from_fields(spec: OptimizerSpec, implementation: Implementation, fields: Fields) -> dict[str, object]:
     accepted = accepted_keys(implementation)
     found: dict[str, object] = {}
-    for field, key in _fields_that_apply(spec.traits, accepted, fields):
-        found[key] = check(fields.get(field), accepted[key], spec.name, f"from TrainingArguments.{field}")
     warmup = warmup_steps(fields)
-    if "warmup_steps" in accepted and warmup is not None:
-        found["warmup_steps"] = warmup
+    for prefix, each in (("", spec), ("fallback_", spec.fallback)):
+        if each is None:
+            continue
+        for field, key in _fields_that_apply(each, accepted, fields, prefix):
+            found[key] = check(fields.get(field), accepted[key], spec.name, f"from TrainingArguments.{field}")
+        if f"{prefix}warmup_steps" in accepted and warmup is not None:
+            found[f"{prefix}warmup_steps"] = warmup
     return found
 
 
 def _fields_that_apply(
-    traits: Traits, accepted: Mapping[str, Hyperparameter], fields: Fields
+    spec: OptimizerSpec, accepted: Mapping[str, Hyperparameter], fields: Fields, prefix: str
 ) -> Iterator[tuple[str, str]]:
-    for field, key in TRAINING_ARGUMENTS_FIELDS.items():
-        if field not in fields or key not in accepted:
+    for field, name in TRAINING_ARGUMENTS_FIELDS.items():
+        key = f"{prefix}{name}"
+        if field not in fields or key not in accepted or (prefix and name in SHARED_BY_HYBRIDS):
             continue
         if field in CHANGEABLE_DEFAULTS:
             # an eps that is a pair, as Adafactor's and AdaLomo's, has another meaning
             is_number = isinstance(accepted[key].default, (int, float))
-            applies = traits.adam_fields or fields.get(field) != CHANGEABLE_DEFAULTS[field]
-            if not (is_number and applies):
+            # beside an Adam, they are that one's: Muon's eps is none of Adam's
+            beside_adam = spec.fallback is not None and spec.fallback.traits.adam_fields
+            changed = fields.get(field) != CHANGEABLE_DEFAULTS[field] and not beside_adam
+            if not (is_number and (spec.traits.adam_fields or changed)):
                 continue
         yield field, key
 

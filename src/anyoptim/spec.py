@@ -6,10 +6,11 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from anyoptim import packages
 from anyoptim.errors import MissingPackageError, OptimError
+from anyoptim.roles import EVERY_ROLE, Role
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -57,6 +58,8 @@ class Hyperparameter:
         within: the allowed range, of each element for a tuple.
         scope: ``"optimizer"``: a constructor keyword, for every group. ``"target"``: a key of the
             groups that hold target modules only. ``"facade"``: read by the plan, which wraps what it builds.
+            ``"fallback"``: a constructor keyword of the optimizer of all that is no target, ``fallback_`` before its
+            own name. ``"groups"``: overrides of single groups, which every optimizer takes.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Hyperparameter:
     default: object = REQUIRED
     help: str = ""
     within: Interval | None = None
-    scope: Literal["optimizer", "target", "facade"] = "optimizer"
+    scope: Literal["optimizer", "target", "facade", "fallback", "groups"] = "optimizer"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Implementation:
             neither accumulate nor are reduced over processes.
         shards: its step works on the sharded parameters of FSDP2.
         applied_lr: the key of a group that holds the learning rate of the last step.
+        target_roles: the roles that a target may have.
     """
 
     name: str
@@ -102,6 +106,12 @@ class Implementation:
     updates_in_backward: bool = False
     shards: bool = True
     applied_lr: str = "lr"
+    target_roles: frozenset[Role] = EVERY_ROLE
+
+    @property
+    def waits_for_step(self) -> bool:
+        """Whether it cannot update in the backward pass, where another optimizer beside it does."""
+        return "fused_backward" in self.unsupported
 
     @property
     def installed(self) -> bool:
@@ -147,7 +157,8 @@ class Traits:
     """Facts about an algorithm that planning, advice, tests and the demo are driven by.
 
     Args:
-        needs_targets: a low-rank optimizer: ``optim_target_modules`` says which matrices it projects.
+        needs_targets: it treats the matrices that ``optim_target_modules`` chooses in another way than the rest.
+        targets: the targets if the user names none; empty: it is an error to name none.
         schedule_free: averages weights itself, so it wants a constant learning rate and has
             ``train()`` and ``eval()`` modes.
         flat_pieces: trains right on the flat pieces of parameters, in groups of its own making, that DeepSpeed hands
@@ -158,6 +169,7 @@ class Traits:
     """
 
     needs_targets: bool = False
+    targets: str = ""
     schedule_free: bool = False
     flat_pieces: bool = False
     clips_updates: bool = False
@@ -176,6 +188,9 @@ class OptimizerSpec:
         paper: where the algorithm is published.
         usual_lr: lowest and highest learning rate in common use; advice is given far outside of it.
         aliases: other names for the same thing.
+        fallback: the optimizer of all parameters that are no targets, where it is another one; see
+            :meth:`with_fallback`.
+        target_optimizer: the name of the optimizer of the targets; its own, but for a hybrid.
     """
 
     name: str
@@ -185,6 +200,12 @@ class OptimizerSpec:
     paper: str = ""
     usual_lr: tuple[float, float] | None = None
     aliases: tuple[str, ...] = ()
+    fallback: OptimizerSpec | None = None
+    target_optimizer: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.target_optimizer:
+            object.__setattr__(self, "target_optimizer", self.name)
 
     @property
     def default(self) -> Implementation:
@@ -214,7 +235,48 @@ class OptimizerSpec:
     @property
     def installed(self) -> bool:
         """Whether the default implementation can be built here."""
-        return self.default.installed
+        return self.default.installed and (self.fallback is None or self.fallback.installed)
+
+    def with_fallback(self, fallback: OptimizerSpec, name: str, **described: object) -> OptimizerSpec:
+        """Return a hybrid: this optimizer on the targets, another one on all other parameters.
+
+        Its hyperparameters are this one's and, with ``fallback_`` before their names, the other's.
+
+        Args:
+            fallback: the other one; it treats every parameter alike.
+            name: of the hybrid.
+            described: other fields of the new spec.
+
+        Raises:
+            OptimError: one of the two cannot be part of a hybrid.
+        """
+        if fallback.traits.needs_targets:
+            raise OptimError(f"{name}: {fallback.name} works on target modules, so it cannot train the rest.")
+        if self.target_optimizer == fallback.name:
+            raise OptimError(f"{name} is {fallback.name} twice; give groups= settings of their own instead.")
+        theirs = fallback.default
+        prefixed = tuple(
+            replace(each, name=f"fallback_{each.name}", help=f"{each.help}, of {fallback.name}", scope="fallback")
+            for each in theirs.hyperparameters
+            if each.scope == "optimizer"
+        )
+        facades = tuple(each for each in theirs.hyperparameters if each.scope == "facade")
+        implementations = []
+        for each in self.implementations:
+            own = tuple(one for one in each.hyperparameters if one.scope != "fallback")
+            has = {one.name for one in own}
+            added = tuple(replace(one, default=False) for one in facades if one.name not in has)
+            implementations.append(replace(each, hyperparameters=(*own, *added, *prefixed)))
+        traits = replace(
+            self.traits,
+            needs_targets=True,
+            targets=self.traits.targets or "hidden-matrices",
+            schedule_free=self.traits.schedule_free or fallback.traits.schedule_free,
+            clips_updates=self.traits.clips_updates or fallback.traits.clips_updates,
+            flat_pieces=False,
+        )
+        changed: dict[str, Any] = {"implementations": tuple(implementations), "traits": traits, **described}
+        return replace(self, name=name, fallback=fallback, target_optimizer=self.target_optimizer, **changed)
 
     def variant(
         self,
@@ -247,6 +309,7 @@ class OptimizerSpec:
         return replace(
             self,
             name=name,
+            target_optimizer=name,
             summary=summary or self.summary,
             aliases=aliases,
             usual_lr=usual_lr or self.usual_lr,

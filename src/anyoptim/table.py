@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from anyoptim.engines.composite import MEMBER
+from anyoptim.structure import shape_of
 from anyoptim.text import collapse, format_bytes, plain
 
 if TYPE_CHECKING:
@@ -40,11 +43,15 @@ def plan_table(plan: Plan) -> RenderableType:
         groups.add_column("names", overflow="fold")
         groups.add_column("tensors", justify="right", no_wrap=True)
         groups.add_column("elements", justify="right", no_wrap=True)
-        groups.add_column("weight\ndecay", justify="right", no_wrap=True)
-        if spec.traits.needs_targets:
-            groups.add_column("target\nby", overflow="fold", min_width=6)
-        for row in _parameter_rows(plan):
-            groups.add_row(*row[: len(groups.columns)])
+        groups.add_column("role", no_wrap=True)
+        rows = list(_parameter_rows(plan))
+        # a column in which every row is the same says nothing
+        shown = [title for title in _OPTIONAL if len({row[title] for row in rows}) > 1 or title == "weight decay"]
+        for title in shown:
+            number = title in ("lr", "weight decay")
+            groups.add_column(title.replace(" ", "\n"), justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            groups.add_row(*(row[title] for title in ("names", "tensors", "elements", "role", *shown)))
         parts.append(groups)
         trained = sum(route.parameter.numel() for route in plan.routing.routes)
         state = Text(f"{trained:,} trainable elements; optimizer state {format_bytes(plan.state_bytes)}")
@@ -71,10 +78,12 @@ def plan_dict(plan: Plan) -> dict[str, object]:
         "parameters": [
             {
                 "name": route.name,
-                "shape": list(route.parameter.shape),
+                "shape": list(shape_of(route.parameter)),
+                "role": str(route.role),
                 "target": route.is_target,
                 "decays": route.decays,
                 "rule": route.rule,
+                "set_by": _set_by(route),
             }
             for route in (plan.routing.routes if plan.routing else ())
         ],
@@ -88,23 +97,47 @@ def plan_dict(plan: Plan) -> dict[str, object]:
     }
 
 
-def _parameter_rows(plan: Plan) -> list[tuple[str, str, str, str, str]]:
+_OPTIONAL = ("optimizer", "lr", "weight decay", "target by", "set by")
+
+
+def _parameter_rows(plan: Plan) -> Iterator[dict[str, str]]:
+    """Yield a row for the parameters of one role that one rule puts into one group, layers written as ranges."""
     assert plan.routing is not None
-    weight_decay = plan.settings.get("weight_decay")
-    kinds: dict[tuple[str, bool], list[Route]] = {}
+    group_of = {id(parameter): group for group in plan.groups for parameter in group["params"]}
+    kinds: dict[tuple[int, str, str, str], list[Route]] = {}
     for route in plan.routing.routes:
-        kinds.setdefault((route.rule, route.decays), []).append(route)
-    rows = []
-    for (rule, decays), routes in kinds.items():
+        group = group_of[id(route.parameter)]
+        kinds.setdefault((id(group), route.role, route.rule, _set_by(route)), []).append(route)
+    for (_, role, rule, set_by), routes in kinds.items():
+        group = group_of[id(routes[0].parameter)]
         elements = {route.name: route.parameter.numel() for route in routes}
+        member = group.get(MEMBER, plan.spec.target_optimizer)
+        rate = plan.settings.get("lr" if member == plan.spec.target_optimizer else "fallback_lr")
         for text, members in collapse(list(elements)):
-            rows.append(
-                (
-                    text,
-                    str(len(members)),
-                    f"{sum(elements[name] for name in members):,}",
-                    "-" if weight_decay is None else str(weight_decay if decays else 0.0),
-                    rule,
-                )
-            )
-    return rows
+            yield {
+                "names": text,
+                "tensors": str(len(members)),
+                "elements": f"{sum(elements[name] for name in members):,}",
+                "role": str(role),
+                "optimizer": str(member),
+                "lr": _number(group.get("lr", rate)),
+                "weight decay": _number(group.get("weight_decay")),
+                "target by": rule,
+                "set by": set_by,
+            }
+
+
+def _set_by(route: Route) -> str:
+    """Write what adjusts a route, with the values that have no column of their own."""
+    if route.adjustment is None:
+        return "-"
+    others = [
+        f"{key}={value}"
+        for key, value in route.adjustment.values.items()
+        if key not in ("lr", "lr_ratio", "weight_decay")
+    ]
+    return f"{route.adjustment.rule}: {', '.join(others)}" if others else route.adjustment.rule
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)

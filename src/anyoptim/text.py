@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 
 def format_bytes(count: int | None) -> str:
@@ -23,6 +23,8 @@ def plain(value: object) -> object:
         return value
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
     return str(value)
 
 

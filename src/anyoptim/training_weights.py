@@ -40,7 +40,7 @@ def expect_training_weights(optimizer: Optimizer) -> None:
 
     torch's distributed checkpoints take a step with zero gradients before they load.
     """
-    for group in optimizer.param_groups:
+    for group in _groups(optimizer):
         group["train_mode"] = True
 
 
@@ -71,13 +71,16 @@ def _add_training_weights(optimizer: Optimizer, state_dict: dict[str, Any]) -> N
     kept = _kept[optimizer]
     if not kept and not _training(optimizer):
         return
-    for index, parameter in enumerate(_parameters(optimizer)):
-        if state_dict["state"].get(index):
+    averaged = set(_parameters(optimizer))
+    every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, parameter in enumerate(every):
+        if parameter in averaged and state_dict["state"].get(index):
             # a dict of its own: the one in the state dict is the optimizer's
             weight = kept.get(parameter, parameter.detach())
             state_dict["state"][index] = {**state_dict["state"][index], _KEY: weight}
     for group in state_dict["param_groups"]:
-        group["train_mode"] = True
+        if "train_mode" in group:
+            group["train_mode"] = True
 
 
 @torch.no_grad()
@@ -88,9 +91,14 @@ def _restore_training_weights(optimizer: Optimizer) -> None:
 
 
 def _training(optimizer: Any) -> bool:
-    return any(group["train_mode"] for group in optimizer.param_groups)
+    return any(group["train_mode"] for group in _groups(optimizer))
+
+
+def _groups(optimizer: Any) -> list[dict[str, Any]]:
+    """Return the groups of schedule-free optimizers: in a hybrid, not all are."""
+    return [group for group in optimizer.param_groups if "train_mode" in group]
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
-    for group in optimizer.param_groups:
+    for group in _groups(optimizer):
         yield from group["params"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyoptim.roles import EVERY_ROLE, Role
 from anyoptim.spec import Hyperparameter, Implementation, Interval
 
 NON_NEGATIVE = Interval(low=0.0)
@@ -50,7 +51,12 @@ FUSED_BACKWARD = Hyperparameter(
 FUSED = optional_flag("fused", "one kernel for the whole update")
 
 
-def native(target: str, *hyperparameters: Hyperparameter, unsupported: dict[str, str] | None = None) -> Implementation:
+def native(
+    target: str,
+    *hyperparameters: Hyperparameter,
+    unsupported: dict[str, str] | None = None,
+    target_roles: frozenset[Role] = EVERY_ROLE,
+) -> Implementation:
     """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
     return Implementation(
         name="native",
@@ -59,4 +65,5 @@ def native(target: str, *hyperparameters: Hyperparameter, unsupported: dict[str,
         licence="Apache-2.0",
         hyperparameters=hyperparameters,
         unsupported=unsupported or {},
+        target_roles=target_roles,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from anyoptim.catalog._shared import AT_LEAST_ONE, FUSED_BACKWARD, POSITIVE, betas, eps, flag, lr, native, weight_decay
+from anyoptim.roles import MATRICES, Role
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _HYPERPARAMETERS = (
@@ -48,6 +49,7 @@ APOLLO = OptimizerSpec(
             *_HYPERPARAMETERS,
             Hyperparameter("keep_projection", bool, False, "hold random projections, for speed", scope="target"),
             FUSED_BACKWARD,
+            target_roles=MATRICES,
         ),
         Implementation(
             name="upstream",
@@ -57,6 +59,7 @@ APOLLO = OptimizerSpec(
             licence="CC-BY-NC-4.0",
             resumable=False,
             shards=False,
+            target_roles=MATRICES - {Role.EXPERT_STACK},
             hyperparameters=_HYPERPARAMETERS,
             unsupported={
                 "fused_backward": "apollo-torch steps differently on one parameter alone; take implementation=native"

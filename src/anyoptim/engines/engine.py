@@ -101,6 +101,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def distributed_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return a tensor that every process holds whole as a DTensor placed like ``other``; as it is for a plain one."""
+    if not isinstance(other, DTensor):
+        return tensor
+    mesh = other.device_mesh
+    replicated = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return replicated.redistribute(placements=other.placements)
+
+
 def wide(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which the arithmetic on tensors of ``dtype`` is done: fp32, or its own if that is wider."""
     return torch.promote_types(dtype, torch.float32)

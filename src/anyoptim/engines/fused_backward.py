@@ -7,7 +7,7 @@ Source: LOMO, arXiv 2306.09782, Algorithm 1 (fused gradient computation and para
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from anyoptim.engines.composite import MEMBER, CompositeOptimizer
 from anyoptim.engines.engine import Engine, several_processes, whole, wide
 from anyoptim.errors import UnsupportedError
 
@@ -35,13 +36,16 @@ class FusedBackward(Optimizer):
     Args:
         optimizer: updates a parameter from that parameter's gradient and state and its group's values alone; a step
             may change these values, each time in the same way, as a step count.
+        waiting: names of those optimizers inside a :class:`CompositeOptimizer` that cannot; :meth:`step` lets each
+            of them step as a whole.
     """
 
     optimizer: Optimizer
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, waiting: Collection[str] = ()) -> None:
         # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
         self.__setstate__({"optimizer": optimizer})
+        self._waiting = frozenset(waiting)
         self.accumulating = False
         self._norms: list[Tensor] | None = None
         self._clip_factor: Tensor | None = None
@@ -62,6 +66,8 @@ class FusedBackward(Optimizer):
         if self._removed:
             return
         for index, group in enumerate(self.param_groups):
+            if self._waits(group):
+                continue
             for parameter in group["params"]:
                 if parameter.requires_grad and parameter not in self._hooks:
                     self._hooks[parameter] = parameter.register_post_accumulate_grad_hook(_hook(self, index))
@@ -110,8 +116,7 @@ class FusedBackward(Optimizer):
             if parameter.grad is not None
         ]
         if self._updated:
-            for parameter, index in waiting:
-                self._update(parameter, index)
+            self._update_rest(waiting)
             self._finish_step()
         elif waiting:
             for parameter, index in waiting:
@@ -172,12 +177,34 @@ class FusedBackward(Optimizer):
     def _update(self, parameter: Tensor, group_index: int) -> None:
         group = self.param_groups[group_index]
         self._clip(parameter, group)
-        if isinstance(self.optimizer, Engine):
-            self.optimizer.update_one(group, parameter)
+        owner = self._owner(group)
+        if isinstance(owner, Engine):
+            owner.update_one(group, parameter)
         else:
-            self._groups_after[group_index] = _step_one(self.optimizer, group, parameter)
+            self._groups_after[group_index] = _step_one(owner, group, parameter)
         parameter.grad = None
         self._updated.add(parameter)
+
+    def _update_rest(self, waiting: Sequence[tuple[Tensor, int]]) -> None:
+        """Update what the backward pass has left, and let the optimizers that cannot update in it step."""
+        wholes: dict[Optimizer, list[Tensor]] = {}
+        for parameter, index in waiting:
+            group = self.param_groups[index]
+            if self._waits(group):
+                self._clip(parameter, group)
+                wholes.setdefault(self._owner(group), []).append(parameter)
+            else:
+                self._update(parameter, index)
+        for optimizer, parameters in wholes.items():
+            optimizer.step()
+            for parameter in parameters:
+                parameter.grad = None
+
+    def _waits(self, group: Mapping[str, Any]) -> bool:
+        return group.get(MEMBER) in self._waiting
+
+    def _owner(self, group: Mapping[str, Any]) -> Optimizer:
+        return self.optimizer.owner(group) if isinstance(self.optimizer, CompositeOptimizer) else self.optimizer
 
     def _finish_step(self) -> None:
         """Let the groups' own values advance, such as a step count: once a step, whatever the number of parameters."""

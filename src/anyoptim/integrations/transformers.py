@@ -117,7 +117,7 @@ def _extend_names(undo: ExitStack) -> None:
             key = registry.normalise(str(value))
             if key in cls._value2member_map_:
                 return cls._value2member_map_[key]
-            if ":" in key:
+            if ":" in key or "+" in key:
                 raise
             raise registry.unknown(str(value), [*registry.known_names(), *cls._value2member_map_]) from error
         add([name])  # a class path is new here
@@ -230,9 +230,7 @@ def _optimizer_class(planned: Plan, *, own_groups: bool) -> type[Optimizer]:
     A class, because transformers 5 calls any other callable as ``factory()(model, **kwargs)``; the
     object it makes is the real optimizer class's own.
     """
-    from torch.optim import Optimizer
-
-    usual_keys = {"params", "weight_decay", *planned.settings.of_scope("target")}
+    usual_keys = {"params", "weight_decay"}.union(*planned.groups)
 
     def construct(_: type, params: Any, **kwargs: Any) -> Optimizer:
         if own_groups:
@@ -245,8 +243,7 @@ def _optimizer_class(planned: Plan, *, own_groups: bool) -> type[Optimizer]:
             params = planned.groups
         return planned.construct(params, **kwargs)
 
-    loaded = planned.implementation.load()
-    base = loaded if isinstance(loaded, type) and issubclass(loaded, Optimizer) else Optimizer
+    base = planned.optimizer_class
     return type(base.__name__, (base,), {"__new__": construct, "__module__": base.__module__})
 
 

@@ -1,0 +1,54 @@
+"""Muon: an engine of our own, which takes expert stacks too; upstream is torch.optim.Muon. AdamW trains the rest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from anyoptim.catalog._shared import FUSED_BACKWARD, NON_NEGATIVE, flag, lr, momentum, native, weight_decay
+from anyoptim.catalog.torch import ADAMW
+from anyoptim.roles import MATRICES, Role
+from anyoptim.spec import Hyperparameter, Implementation, Interval, OptimizerSpec, Traits
+
+_HYPERPARAMETERS = (
+    lr(1e-3),
+    weight_decay(0.1),
+    momentum(0.95),
+    flag("nesterov", "Nesterov momentum", default=True),
+    Hyperparameter(
+        "ns_coefficients",
+        tuple[float, float, float],
+        (3.4445, -4.7750, 2.0315),
+        "of the Newton-Schulz polynomial ax + bx^3 + cx^5",
+    ),
+    Hyperparameter("eps", float, 1e-7, "least norm that a matrix is divided by", NON_NEGATIVE),
+    Hyperparameter("ns_steps", int, 5, "Newton-Schulz iterations", Interval(low=1, high=99)),
+    Hyperparameter(
+        "adjust_lr_fn",
+        Literal["original", "match_rms_adamw"] | None,
+        None,
+        "how lr depends on a matrix's shape; match_rms_adamw: as large a step as AdamW's; none: original",
+    ),
+    FUSED_BACKWARD,
+)
+
+SPECS = (
+    OptimizerSpec(
+        name="muon",
+        summary="Muon on hidden matrices and expert stacks, AdamW on all other parameters",
+        paper="https://kellerjordan.github.io/posts/muon/, arXiv 2502.16982",
+        usual_lr=(1e-4, 0.1),
+        aliases=("torch/muon",),
+        traits=Traits(needs_targets=True, targets="hidden-matrices"),
+        implementations=(
+            native("muon:Muon", *_HYPERPARAMETERS, target_roles=MATRICES),
+            Implementation(
+                name="upstream",
+                target="torch.optim:Muon",
+                package="torch",
+                licence="BSD-3-Clause",
+                hyperparameters=_HYPERPARAMETERS,
+                target_roles=MATRICES - {Role.EXPERT_STACK},
+            ),
+        ),
+    ).with_fallback(ADAMW, "muon"),
+)

@@ -1,0 +1,124 @@
+"""Several optimizers as one, each with param groups of its own: hybrids such as Muon with AdamW for the rest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+MEMBER = "optimizer"
+"""The key of a param group that names the optimizer it is for."""
+
+
+class CompositeOptimizer(Optimizer):
+    """Runs several optimizers as one ``torch.optim.Optimizer``.
+
+    ``param_groups`` holds the very dicts that the inner optimizers use, those of the first one first, and ``state`` is
+    one mapping for all, so schedulers, FSDP2's exchange of parameters and state dicts work as with any optimizer.
+    ``train()`` and ``eval()`` are those of the inner optimizers that have them.
+
+    Args:
+        optimizers: by the name that a group's key ``"optimizer"`` has for each; a group that is added later and names
+            none goes to the first.
+
+    Raises:
+        KeyError: from ``add_param_group``, no optimizer has the name that the group gives.
+    """
+
+    optimizers: dict[str, Optimizer]
+
+    def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
+        defaults: dict[str, Any] = {}
+        for each in reversed(list(optimizers.values())):
+            defaults.update(each.defaults)
+        # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
+        self.__setstate__({"optimizers": dict(optimizers), "defaults": defaults, "param_groups": [], "state": {}})
+        for name, each in optimizers.items():
+            for group in each.param_groups:
+                group[MEMBER] = name
+        self._share()
+
+    def _share(self) -> None:
+        """Take over the inner optimizers' group dicts and state, which loading a state dict replaces."""
+        self.param_groups = [group for each in self.optimizers.values() for group in each.param_groups]
+        state: defaultdict[Tensor, Any] = defaultdict(dict)
+        for each in self.optimizers.values():
+            state.update(each.state)
+        self.state = state
+        for each in self.optimizers.values():
+            each.state = state
+
+    def owner(self, group: Mapping[str, Any]) -> Optimizer:
+        """Return the inner optimizer of one of the groups."""
+        return self.optimizers[group[MEMBER]]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the optimizer that its key ``"optimizer"`` names, or to the first one."""
+        name = param_group.setdefault(MEMBER, next(iter(self.optimizers)))
+        params = param_group["params"]
+        params = param_group["params"] = [params] if isinstance(params, Tensor) else list(params)
+        taken = {parameter for group in self.param_groups for parameter in group["params"]}
+        if not taken.isdisjoint(params):
+            raise ValueError("some parameters appear in more than one parameter group")
+        self.optimizers[name].add_param_group(param_group)
+        # at the end, like any optimizer: schedulers and state dicts count groups by their place
+        self.param_groups.append(self.optimizers[name].param_groups[-1])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Let every inner optimizer step.
+
+        Args:
+            closure: computes the loss again and returns it.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for each in self.optimizers.values():
+            each.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of the same hybrid: each inner optimizer loads its part in its own way.
+
+        Raises:
+            ValueError: its groups are others.
+        """
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        saved, live = state_dict["param_groups"], list(self.param_groups)
+        if [len(group["params"]) for group in saved] != [len(group["params"]) for group in live]:
+            raise ValueError("loaded state dict has other param groups than the optimizer")
+        for name, each in self.optimizers.items():
+            mine = [old for old, new in zip(saved, live, strict=True) if new[MEMBER] == name]
+            indices = {index for group in mine for index in group["params"]}
+            state = {index: held for index, held in state_dict["state"].items() if index in indices}
+            each.load_state_dict({"state": state, "param_groups": mine})
+        self._share()
+        loaded = {name: iter(each.param_groups) for name, each in self.optimizers.items()}
+        self.param_groups = [next(loaded[group[MEMBER]]) for group in live]
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def train(self) -> None:
+        """Put the inner optimizers that have modes into training mode."""
+        self._each_that_has("train")
+
+    def eval(self) -> None:
+        """Put the inner optimizers that have modes into evaluation mode."""
+        self._each_that_has("eval")
+
+    def report_losses(self, **losses: float | None) -> None:
+        """Pass losses to the inner optimizers that want them."""
+        self._each_that_has("report_losses", **losses)
+
+    def _each_that_has(self, method: str, **arguments: float | None) -> None:
+        for each in self.optimizers.values():
+            if hasattr(each, method):
+                getattr(each, method)(**arguments)

@@ -1,0 +1,69 @@
+"""The depth of each parameter, for layer-wise learning-rate decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from anyoptim.roles import Role
+from anyoptim.structure import Place
+
+
+def layer_numbers(model: nn.Module, places: Sequence[Place]) -> tuple[dict[str, int], int]:
+    """Return the layer of each parameter by name, and the number of the last layer; ``({}, 0)`` without layers.
+
+    Layers are the items of the model's outermost lists of modules (of several lists, as an encoder's and a decoder's,
+    one after the other). What comes before them, such as embeddings, is layer 0, the first item is layer 1, what comes
+    after all of them, and every output head, is the last one. Source: BEiT, arXiv 2106.08254, whose rates are
+    ``lr * layer_decay ** (last - layer)``.
+
+    Args:
+        model: the model.
+        places: its parameters in order.
+    """
+    prefixes = {prefix for list_ in _lists(model) for prefix in list_}
+    if not prefixes:
+        return {}, 0
+    numbers: dict[str, int] = {}
+    passed: dict[str, int] = {}
+    for place in places:
+        layer = _layer_of(place.module_name, prefixes)
+        if layer is not None:
+            numbers[place.name] = passed.setdefault(layer, len(passed) + 1)
+        else:
+            numbers[place.name] = len(passed) + 1 if passed else 0
+    last = len(passed) + 1
+    numbers.update((place.name, last) for place in places if place.role is Role.OUTPUT_HEAD)
+    return numbers, last
+
+
+def _layer_of(module_name: str, prefixes: set[str]) -> str | None:
+    end = module_name.find(".")
+    while end >= 0:
+        if module_name[:end] in prefixes:
+            return module_name[:end]
+        end = module_name.find(".", end + 1)
+    return module_name if module_name in prefixes else None
+
+
+def _lists(model: nn.Module) -> list[list[str]]:
+    """Return the names of the items of the outermost module lists; of sequences of alike modules where no list is."""
+    for kind in (nn.ModuleList, nn.Sequential):
+        found = list(_outermost(model, "", kind))
+        if found:
+            return found
+    return []
+
+
+def _outermost(module: nn.Module, name: str, kind: type[nn.Module]) -> Iterator[list[str]]:
+    prefix = f"{name}." if name else ""
+    if isinstance(module, kind):
+        items = {key: each for key, each in module._modules.items() if each and any(True for _ in each.parameters())}
+        alike = kind is nn.ModuleList or len({type(each) for each in items.values()}) == 1
+        if len(items) > 1 and alike:
+            yield [f"{prefix}{key}" for key in items]
+            return
+    for key, child in module._modules.items():
+        if child is not None:
+            yield from _outermost(child, f"{prefix}{key}", kind)

@@ -1,0 +1,192 @@
+"""``optim_target_modules``: which matrices its patterns choose, in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from anyoptim.errors import TargetModulesError, did_you_mean
+from anyoptim.roles import LINEAR, NAMED_ALONE, ROLE_TARGETS, Role
+from anyoptim.structure import Place, Structure
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Why a parameter is a target.
+
+    Args:
+        rule: the pattern that chose it, the first one that matches.
+        also: later patterns that match it too.
+    """
+
+    rule: str
+    also: tuple[str, ...] = ()
+
+
+@dataclass
+class _Pattern:
+    """One item of ``optim_target_modules`` with transformers' meaning.
+
+    Source: transformers.trainer_utils.check_target_module_exists. A string is a full-match regex or
+    ``all-linear``; an item of a list is an exact name, a substring or a full-match regex (and here
+    ``all-linear`` too, which transformers knows outside of lists only).
+    """
+
+    text: str
+    in_list: bool
+    regex: re.Pattern[str] | None = None
+    regex_error: str = ""
+    chosen: list[Place] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.roles = ROLE_TARGETS.get(self.text.replace("_", "-"))
+        try:
+            self.regex = re.compile(self.text)
+        except re.error as error:
+            self.regex_error = str(error)
+
+    def matches(self, name: str) -> bool:
+        if self.in_list and self.text in name:
+            return True
+        return self.regex is not None and self.regex.fullmatch(name) is not None
+
+    def selects(self, place: Place) -> bool:
+        if self.roles is not None:
+            return place.role in self.roles
+        return any(self.matches(name) for name in place.target_names)
+
+
+def choose_targets(
+    structure: Structure, target_modules: object, roles: frozenset[Role], optimizer: str
+) -> tuple[Mapping[str, Choice], list[str]]:
+    """Return which parameters the patterns choose, by name, and what is worth saying about the patterns.
+
+    A pattern means the linear maps that it matches: ``nn.Linear``, GPT-2's ``Conv1D``, stacks of experts. One that
+    matches none of these, but embeddings or convolutions, means them. The first pattern that matches wins.
+
+    Args:
+        structure: the model's parameters.
+        target_modules: a regex, ``"all-linear"``, ``"hidden-matrices"``, or a list of names, substrings and regexes.
+        roles: what the optimizer can take.
+        optimizer: its name, for messages.
+
+    Raises:
+        TargetModulesError: targets are missing or malformed, or a pattern chooses nothing.
+    """
+    patterns = _patterns(target_modules, optimizer)
+    takeable = [each for each in structure.places if each.role in roles and each.parameter.requires_grad]
+    linear = [each for each in takeable if each.role in LINEAR]
+    named_alone = [each for each in takeable if each.role in NAMED_ALONE]
+    winners: dict[str, str] = {}
+    also: dict[str, list[str]] = {}
+    notes: list[str] = []
+    for pattern in patterns:
+        chosen = [each for each in linear if pattern.selects(each)] or [
+            each for each in named_alone if pattern.selects(each)
+        ]
+        if not chosen:
+            raise TargetModulesError(_nothing_chosen(pattern, structure, roles, optimizer))
+        won = 0
+        for place in chosen:
+            if place.name in winners:
+                also.setdefault(place.name, []).append(pattern.text)
+            else:
+                winners[place.name] = pattern.text
+                won += 1
+        if not won:
+            notes.append(f"target pattern {pattern.text!r} is never used: earlier patterns match all that it matches")
+        notes += _left_out(pattern, structure, winners)
+    return {name: Choice(rule, tuple(also.get(name, ()))) for name, rule in winners.items()}, notes
+
+
+def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
+    if target_modules is None:
+        raise TargetModulesError(
+            f"{optimizer} needs optim_target_modules: give 'all-linear', a regex, or a list such as ['attn', 'mlp']."
+        )
+    if isinstance(target_modules, str):
+        patterns = [_Pattern(target_modules, in_list=False)]
+    elif (
+        isinstance(target_modules, Sequence)
+        and target_modules
+        and all(isinstance(each, str) for each in target_modules)
+    ):
+        patterns = [_Pattern(each, in_list=True) for each in target_modules]
+    else:
+        raise TargetModulesError(
+            "optim_target_modules must be a regex, 'all-linear', 'hidden-matrices' or a list of strings, not"
+            f" {target_modules!r}."
+        )
+    for pattern in patterns:
+        if not pattern.text:
+            raise TargetModulesError("optim_target_modules has an empty pattern, which would match every module.")
+        if pattern.regex_error and not pattern.in_list:
+            raise TargetModulesError(f"optim_target_modules {pattern.text!r} is no valid regex: {pattern.regex_error}.")
+    return patterns
+
+
+def _left_out(pattern: _Pattern, structure: Structure, winners: Mapping[str, str]) -> Iterator[str]:
+    """Say that a tied head, which a pattern matches, is no target: its weight counts as the embedding's."""
+    for module_name, place in structure.shared:
+        if place.name in winners or place.role not in (Role.TIED_EMBEDDING, Role.EMBEDDING):
+            continue
+        if (pattern.roles is LINEAR and place.role is Role.TIED_EMBEDDING) or pattern.matches(module_name):
+            yield f"target pattern {pattern.text!r} leaves out {module_name} (its weight is shared with {place.name})"
+            return
+
+
+# ---------------------------------------------------------------- messages
+
+
+def _nothing_chosen(pattern: _Pattern, structure: Structure, roles: frozenset[Role], optimizer: str) -> str:
+    quoted = f"optim_target_modules {pattern.text!r}"
+    for module_name, place in structure.shared:
+        if pattern.roles is None and len(place.parameter.shape) > 1 and pattern.matches(module_name):
+            return (
+                f"{quoted} matches {module_name} (its weight is shared with {place.name}) and nothing else;"
+                f" name {place.module_name} instead."
+            )
+    for place in structure.places:
+        if pattern.selects(place):
+            reason = _why_not(place, roles)
+            return (
+                f"{quoted} matches {place.module_name or 'the model itself'} ({reason}) and no trainable matrix that"
+                f" {optimizer} can take. {_examples(structure, roles)}"
+            ).rstrip()
+    if pattern.regex_error and pattern.roles is None:
+        return f"{quoted} is no module name and no valid regex: {pattern.regex_error}."
+    lora = sorted({str(each.role) for each in structure.places if each.role in (Role.LORA_A, Role.LORA_B)})
+    if pattern.roles is not None and lora:
+        return (
+            f"{quoted} matches nothing: what {optimizer} could take are {' and '.join(lora)} matrices; set"
+            " optim_target_modules=['lora_A', 'lora_B'] to choose them."
+        )
+    names = sorted({each.module_name for each in structure.places if each.role in roles})
+    if not names:
+        return f"{quoted} matches nothing: the model has no matrix that {optimizer} can take."
+    word = max(re.findall(r"\w+", pattern.text) or [pattern.text], key=len)
+    parts = {part for name in names for part in name.split(".") if not part.isdigit()}
+    close = did_you_mean(pattern.text, ROLE_TARGETS) or did_you_mean(word, sorted(parts))
+    return f"{quoted} matches no module.{close or ' ' + _examples(structure, roles)}".rstrip()
+
+
+def _why_not(place: Place, roles: frozenset[Role]) -> str:
+    kind = type(place.module).__name__
+    if not place.parameter.requires_grad and place.role in roles:
+        return "frozen"
+    if place.role in LINEAR or isinstance(place.module, nn.Embedding):
+        return f"{_article(str(place.role))}"
+    return _article(kind)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeio' else 'a'} {noun}"
+
+
+def _examples(structure: Structure, roles: frozenset[Role]) -> str:
+    names = {each.bare_module for each in structure.places if each.role in roles & LINEAR}
+    leaves = sorted({name.rpartition(".")[2] for name in names} - {""})
+    return f"Its linear modules end in {', '.join(leaves[:8])}." if leaves else ""
