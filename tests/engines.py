@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toys import NAMES
 
 import anyoptim
+from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
 
 ENGINES = [name for name in NAMES if anyoptim.optimizer_info(name).default.name == "native"]
@@ -62,10 +63,20 @@ def build(name: str, model: nn.Module, implementation: str = "native", **given: 
         return constructor(model, **values)
     wrap = FusedBackward if values.pop("fused_backward", False) else lambda optimizer: optimizer
     targets = {each.name: values.pop(each.name) for each in chosen.hyperparameters if each.scope == "target"}
+    rest = {each.name: values.pop(each.name) for each in chosen.hyperparameters if each.scope == "fallback"}
     if not spec.traits.needs_targets:
         return wrap(constructor(list(model.parameters()), **values))
     flat = [each for each in model.parameters() if each.dim() < 2]
     matrices = [each for each in model.parameters() if each.dim() > 1]
+    if spec.fallback is not None:
+        keywords = {name.removeprefix("fallback_"): value for name, value in rest.items()}
+        # a group without parameters is allowed, a list without groups is not
+        others = spec.fallback.default.load()([{"params": flat}], **keywords)
+        hybrid = {
+            spec.fallback.name: others,
+            spec.target_optimizer: constructor([{"params": matrices, **targets}], **values),
+        }
+        return wrap(CompositeOptimizer(hybrid))
     return wrap(constructor([{"params": flat}, {"params": matrices, **targets}], **values))
 
 
@@ -126,6 +137,11 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "grokking_signal_fns": st.none() | st.lists(st.floats(0.0, 2.0).map(lambda value: lambda: value), max_size=2),
     "grokking_signal_decay_rate": st.floats(0.0, 2.0),
     "gradient_clipping": st.just(0.0) | st.floats(0.1, 20.0),
+    "momentum": st.floats(0.0, 0.99),
+    "nesterov": st.booleans(),
+    "ns_coefficients": st.just((3.4445, -4.7750, 2.0315)) | st.just((2.0, -1.5, 0.5)),
+    "ns_steps": st.integers(1, 6),
+    "adjust_lr_fn": st.sampled_from([None, "original", "match_rms_adamw"]),
     "clip_grad_value": st.none() | st.floats(0.1, 3.0),
     "clip_threshold": st.floats(0.1, 5.0),
     "decay_rate": st.floats(-1.0, -0.1),
@@ -135,12 +151,12 @@ PAIRS: dict[str, SearchStrategy[Any]] = {"eps": st.tuples(st.floats(1e-30, 1e-3)
 
 
 def settings_of(name: str) -> SearchStrategy[dict[str, Any]]:
-    """Every hyperparameter of a name, varied."""
-    hyperparameters = anyoptim.optimizer_info(name).hyperparameters
-    return st.fixed_dictionaries(
-        {
-            each.name: PAIRS.get(each.name, VALUES[each.name]) if isinstance(each.default, tuple) else VALUES[each.name]
-            for each in hyperparameters
-            if each.scope != "facade"
-        }
-    )
+    """Every hyperparameter of a name, varied; of a hybrid's fallback those of AdamW's paper."""
+    chosen: dict[str, SearchStrategy[Any]] = {}
+    for each in anyoptim.optimizer_info(name).hyperparameters:
+        key = each.name.removeprefix("fallback_")
+        if each.scope == "fallback":
+            chosen[each.name] = VALUES[key] if key in ("lr", "betas", "eps", "weight_decay") else st.just(each.default)
+        elif each.scope != "facade":
+            chosen[each.name] = PAIRS.get(key, VALUES[key]) if isinstance(each.default, tuple) else VALUES[key]
+    return st.fixed_dictionaries(chosen)

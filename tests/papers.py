@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from engines import gradients
 from torch import Tensor
+from torch.optim._muon import _zeropower_via_newtonschulz
 
 from anyoptim.engines.apollo import random_projection
 
@@ -111,7 +112,39 @@ def projection(g: Tensor, state: dict[str, Any], h: dict[str, Any], right: bool,
     return drawn if "expert" not in state else drawn[state["expert"]]
 
 
+def muon(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Keller Jordan's algorithm on matrices, with torch's own orthogonalization, defined in bf16; AdamW on vectors."""
+    if theta.dim() == 3:
+        parts = state.setdefault("parts", [{} for _ in theta])
+        return torch.stack([muon(theta[index], g[index], parts[index], h) for index in range(len(theta))])
+    if theta.dim() < 2:
+        return adamw(
+            theta, g, state, {key.removeprefix("fallback_"): h[key] for key in h if key.startswith("fallback")}
+        )
+    b = state["b"] = h["momentum"] * state.get("b", 0) + (1 - h["momentum"]) * g
+    direction = (1 - h["momentum"]) * g + h["momentum"] * b if h["nesterov"] else b
+    update = _zeropower_via_newtonschulz(direction, h["ns_coefficients"], h["ns_steps"], h["eps"]).double()
+    rows, columns = theta.shape
+    factor = (
+        0.2 * math.sqrt(max(theta.shape))
+        if h["adjust_lr_fn"] == "match_rms_adamw"
+        else math.sqrt(max(1, rows / columns))
+    )
+    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * factor * update
+
+
+def adamw(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 2 of arXiv 1711.05101, with torch's place of eps."""
+    t = state["t"] = state.get("t", 0) + 1
+    beta1, beta2 = h["betas"]
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * g**2
+    direction = m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + h["eps"])
+    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * direction
+
+
 PAPERS: dict[str, Step] = {
+    "muon": muon,
     "lomo": lomo,
     "adalomo": adalomo,
     "grokadamw": grokadamw,

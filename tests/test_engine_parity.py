@@ -85,7 +85,10 @@ def follows_the_paper(name: str, shapes: dict[str, tuple[int, ...]], steps: rang
     seeds = {key: places[id(parameter)] for key, parameter in model.named_parameters()}
     paper = Paper(name, dict(model.named_parameters()), seeds, given)
     for step, actual in enumerate(run(model, optimizer, steps), start=1):
-        assert distance(actual, paper.step(step)) <= 1e-9, step
+        expected = paper.step(step)
+        rounded = {key for key in STACKS if name == "muon"}  # a batched product in bf16, the precision Muon prescribes
+        for keys, bound in ((expected.keys() - rounded, 1e-9), (rounded & expected.keys(), 1e-2)):
+            assert distance(actual, {key: expected[key] for key in keys}) <= bound, step
 
 
 def clips_in_two_passes(name: str) -> bool:

@@ -51,9 +51,12 @@ def needs_of(name: str) -> dict[str, Any]:
     """What a spec's traits ask of TrainingArguments, at a size that fits the tiny models."""
     spec = anyoptim.optimizer_info(name)
     has_rank = any(each.name == "rank" for each in spec.hyperparameters)
+    optim_args = "rank=8" if has_rank and name != "apollo_mini" else None
+    if spec.fallback is not None and spec.fallback.usual_lr:
+        optim_args = f"fallback_lr={spec.fallback.usual_lr[1]}"
     return {
-        "optim_target_modules": "all-linear" if spec.traits.needs_targets else None,
-        "optim_args": "rank=8" if has_rank and name != "apollo_mini" else None,
+        "optim_target_modules": "all-linear" if spec.traits.needs_targets and not spec.traits.targets else None,
+        "optim_args": optim_args,
         "learning_rate": spec.usual_lr[1] if spec.usual_lr else 1e-3,
         "lr_scheduler_type": "constant" if spec.traits.schedule_free else "linear",
         "max_grad_norm": 0.0 if spec.fused_backward or spec.traits.clips_updates else 1.0,

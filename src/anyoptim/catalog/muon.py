@@ -36,7 +36,7 @@ SPECS = (
         name="muon",
         summary="Muon on hidden matrices and expert stacks, AdamW on all other parameters",
         paper="https://kellerjordan.github.io/posts/muon/, arXiv 2502.16982",
-        usual_lr=(1e-4, 0.1),
+        usual_lr=(1e-4, 0.05),
         aliases=("torch/muon",),
         traits=Traits(needs_targets=True, targets="hidden-matrices"),
         implementations=(

@@ -1,7 +1,8 @@
 """Muon: momentum whose matrices are made orthogonal.
 
 Source: Keller Jordan, https://kellerjordan.github.io/posts/muon/; the learning rate that matches AdamW's updates is
-arXiv 2502.16982, section 2.2. Agrees with torch.optim.Muon bit for bit on matrices.
+arXiv 2502.16982, section 2.2. Agrees with torch.optim.Muon bit for bit on
+matrices; on stacks but for the rounding of a batched product in bf16.
 """
 
 from __future__ import annotations
