@@ -40,6 +40,8 @@ SIZES = {
     "num_local_experts": 4,
     "moe_intermediate_size": 64,
     "embedding_size": 32,
+    "n_routed_experts": 4,
+    "first_k_dense_replace": 1,
 }
 
 NAMES = [
@@ -79,6 +81,20 @@ NAMES = [
     "MixtralForCausalLM",
     "Qwen3MoeForCausalLM",
 ]
+MORE = [
+    "BertForSequenceClassification",
+    "ConvNextForImageClassification",
+    "DeepseekV3ForCausalLM",
+    "GptOssForCausalLM",
+    "JambaForCausalLM",
+    "Llama4ForCausalLM",
+    "LlamaForSequenceClassification",
+    "OlmoeForCausalLM",
+    "PhimoeForCausalLM",
+    "Qwen2MoeForCausalLM",
+    "XLNetLMHeadModel",
+]
+"""For roles, on the newest transformers only."""
 
 
 @cache

@@ -201,10 +201,10 @@ def _role(kind: str, name: str, parameter: nn.Parameter, node: _Node) -> Role:
         return Role.NORM
     if kind == "embedding":
         return Role.EMBEDDING
-    if kind in ("linear", "convolution", "matrices") and dimensions > 1:
-        if kind == "convolution":
-            return Role.CONVOLUTION
-        return Role.HIDDEN_MATRIX if dimensions == 2 else Role.OTHER
+    if kind in ("linear", "convolution") and name == "weight":  # also where FSDP1 shows a flat piece of it
+        return Role.HIDDEN_MATRIX if kind == "linear" else Role.CONVOLUTION
+    if kind == "matrices" and dimensions == 2:
+        return Role.HIDDEN_MATRIX
     if kind == "parametrization":
         return Role.CONVOLUTION if _computes_a_convolution(node) else Role.OTHER
     if dimensions == 1 and "bias" in name:
