@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import torch
 from architectures import NAMES, architecture
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from toys import arguments, bert, llama
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+from transformers.pytorch_utils import Conv1D
 
 import anyoptim
 from anyoptim import TargetModulesError
-from anyoptim.groups import make_groups
-from anyoptim.routing import route
+from anyoptim.roles import LINEAR, Role
+from anyoptim.routing import Routing
+from anyoptim.structure import read_structure
 from anyoptim.text import collapse
 
 PATTERNS: list[Any] = [
@@ -35,7 +38,33 @@ PATTERNS: list[Any] = [
 
 
 def ours(model: nn.Module, target: Any) -> set[str]:
-    return {each.name for each in route(model, target, takes_targets=True, optimizer="apollo_adamw").targets}
+    return {each.name for each in routed(model, target).targets}
+
+
+def routed(model: nn.Module, target: Any, name: str = "apollo_adamw", **overrides: Any) -> Routing:
+    routing = anyoptim.plan(name, model, optim_target_modules=target, **overrides).routing
+    assert routing is not None
+    return routing
+
+
+def matches(item: str, name: str) -> bool:
+    return item in name or re.fullmatch(item, name) is not None
+
+
+def beyond_nn_linear(model: nn.Module, target: Any) -> set[str]:
+    """The linear maps that transformers does not know: Conv1D, stacks of experts, routers of their own."""
+    found = set()
+    for each in read_structure(model).places:
+        if each.role not in LINEAR or isinstance(each.module, nn.Linear):
+            continue
+        names = [each.module_name] if each.name.endswith(".weight") else [each.module_name, each.name]
+        if isinstance(target, str):
+            chosen = target.replace("_", "-") == "all-linear" or any(re.fullmatch(target, name) for name in names)
+        else:
+            chosen = any(matches(item, name) for item in target for name in names)
+        if chosen:
+            found.add(each.name)
+    return found
 
 
 def theirs(model: nn.Module, target: Any, folder: Path) -> set[str]:
@@ -51,7 +80,7 @@ def useful(model: nn.Module, target: Any) -> Any:
         return target
     names = {name for name, _ in model.named_parameters()}
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and f"{n}.weight" in names]
-    return [item for item in target if any(item in name or re.fullmatch(item, name) for name in linear)]
+    return [item for item in target if any(matches(item, name) for name in linear) or beyond_nn_linear(model, [item])]
 
 
 @pytest.mark.trainer
@@ -66,6 +95,7 @@ def test_targets_are_those_of_transformers(name: str, target: Any, tmp_path: Pat
             expected = theirs(model, target, tmp_path)
         except ValueError:
             expected = set()
+    expected |= beyond_nn_linear(model, target)
     if expected:
         assert ours(model, target) == expected
     else:
@@ -90,26 +120,26 @@ def test_decay_is_that_of_transformers(name: str, tmp_path: Path) -> None:
     trainer = Trainer(llama(), arguments(tmp_path))
     trainable = {each for each, parameter in model.named_parameters() if parameter.requires_grad}
     decaying = set(trainer.get_decay_parameter_names(model)) & trainable
-    routes = route(model, None, takes_targets=False, optimizer="adamw_torch").routes
+    routes = routed(model, None, "adamw_torch").routes
     assert {each.name for each in routes if each.decays} == decaying
 
 
 def test_the_first_pattern_wins() -> None:
-    routing = route(llama(), [r".*q_proj", "attn", "mlp"], takes_targets=True, optimizer="x")
+    routing = routed(llama(), [r".*q_proj", "attn", "mlp"])
     rules = {each.name.rpartition(".")[0].rpartition(".")[2]: each.rule for each in routing.targets}
-    assert rules["q_proj"] == ".*q_proj"
+    assert rules["q_proj"] == ".*q_proj (also attn)"  # the overlap is shown
     assert rules["k_proj"] == "attn"
     assert rules["up_proj"] == "mlp"
 
 
 def test_all_linear_may_end_a_list() -> None:
     assert ours(llama(), ["all-linear"]) == ours(llama(), "all-linear")
-    routing = route(llama(), ["q_proj", "all_linear"], takes_targets=True, optimizer="x")
-    assert {each.rule for each in routing.targets} == {"q_proj", "all_linear"}
+    routing = routed(llama(), ["q_proj", "all_linear"])
+    assert {each.rule for each in routing.targets} == {"q_proj (also all_linear)", "all_linear"}
 
 
 def test_a_shadowed_pattern_is_noted() -> None:
-    routing = route(llama(), ["attn", "q_proj"], takes_targets=True, optimizer="x")
+    routing = routed(llama(), ["attn", "q_proj"])
     assert any("'q_proj' is never used" in note for note in routing.notes)
 
 
@@ -128,18 +158,18 @@ def test_a_shadowed_pattern_is_noted() -> None:
         (["atention"], "matches no module"),
         (["q_porj"], "Did you mean 'q_proj'"),
         ("all-linar", "Did you mean 'all-linear'"),
-        (["norm"], "a LlamaRMSNorm, not nn.Linear"),
-        (["embed_tokens"], "a Embedding, not nn.Linear"),
+        (["norm"], "(a LlamaRMSNorm) and no trainable matrix that apollo_adamw can take"),
+        ("hidden-matrix", "Did you mean 'hidden-matrices'"),
     ],
 )
 def test_patterns_that_choose_nothing(target: Any, message: str) -> None:
     with pytest.raises(TargetModulesError, match=re.escape(message)):
-        route(llama(), target, takes_targets=True, optimizer="apollo_adamw")
+        routed(llama(), target)
 
 
 def test_a_model_without_linear_layers() -> None:
-    with pytest.raises(TargetModulesError, match=r"no nn\.Linear"):
-        route(nn.Sequential(nn.Embedding(3, 4)), "all-linear", takes_targets=True, optimizer="apollo_adamw")
+    with pytest.raises(TargetModulesError, match="no matrix that apollo_adamw can take"):
+        routed(nn.Sequential(nn.LayerNorm(4), nn.Conv2d(3, 4, 1)), "all-linear")
 
 
 def test_frozen_targets() -> None:
@@ -148,26 +178,95 @@ def test_frozen_targets() -> None:
         if isinstance(module, nn.Linear):
             module.weight.requires_grad_(False)
     with pytest.raises(TargetModulesError, match="frozen"):
-        route(model, "all-linear", takes_targets=True, optimizer="apollo_adamw")
+        ours(model, "all-linear")
     model.lm_head.weight.requires_grad_(True)
     assert ours(model, "all-linear") == {"lm_head.weight"}
 
 
 def test_a_tied_head_is_left_out_and_said() -> None:
     model = bert()
-    routing = route(model, "all-linear", takes_targets=True, optimizer="apollo_adamw")
+    routing = routed(model, "all-linear")
     assert any("shared with bert.embeddings.word_embeddings.weight" in note for note in routing.notes)
     with pytest.raises(TargetModulesError, match="shared with"):
         ours(model, ["predictions.decoder"])
 
 
-@pytest.mark.parametrize("name", ["MixtralForCausalLM", "Qwen3MoeForCausalLM"])
-def test_stacked_experts_are_said_not_to_be_reached(name: str) -> None:
+MOE = ["MixtralForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "GptOssForCausalLM"]
+
+
+@pytest.mark.parametrize("name", MOE)
+def test_experts_are_targets(name: str) -> None:
     model = architecture(name)
-    if not any(parameter.dim() == 3 for parameter in model.parameters()):
-        pytest.skip("this transformers keeps experts as separate linear layers")
-    routing = route(model, "all-linear", takes_targets=True, optimizer="apollo_adamw")
-    assert any("experts.gate_up_proj" in note and "% of the model" in note for note in routing.notes)
+    stacks = {each for each, parameter in model.named_parameters() if parameter.dim() == 3}
+    assert stacks
+    for target in (
+        [r".*mlp.*"],
+        ["mlp"],
+        ["experts"],
+        "all-linear",
+        "hidden-matrices",
+        [r".*\.gate_up_proj", "down_proj"],
+    ):
+        assert stacks <= ours(model, target), target
+    planned = anyoptim.plan("apollo_adamw", model, optim_target_modules=["attn"])
+    assert any("expert stacks such as" in each and "% of the model) are no targets" in each for each in planned.advice)
+    planned = anyoptim.plan("apollo_adamw", model, optim_target_modules="all-linear", implementation="upstream")
+    assert any("the upstream implementation cannot take them" in each for each in planned.advice)
+
+
+def test_state_of_a_moe_model_falls_as_the_shapes_say() -> None:
+    model, rank = architecture("Qwen3MoeForCausalLM"), 4
+    planned = anyoptim.plan("apollo_adamw", model, optim_target_modules="all-linear", rank=rank)
+    expected = 0
+    for name, parameter in model.named_parameters():
+        *stack, rows, columns = (1, *parameter.shape) if parameter.dim() == 1 else parameter.shape
+        matrices = stack[0] if stack else 1
+        if parameter.dim() == 1 or "embed" in name:
+            expected += 2 * parameter.numel()
+        else:  # two moments of the short side, and the limiter's norm
+            expected += matrices * (2 * max(rows, columns) * rank + 1)
+    assert planned.state_bytes == 4 * expected
+    adamw = anyoptim.plan("adamw_torch", model).state_bytes
+    assert adamw is not None and planned.state_bytes < adamw / 4
+
+
+def test_modules_of_gpt2_are_targets() -> None:
+    model = architecture("GPT2LMHeadModel")
+    assert ours(model, ["attn"]) == {
+        f"transformer.h.{layer}.attn.{name}.weight" for layer in (0, 1) for name in ("c_attn", "c_proj")
+    }
+    assert "transformer.wte.weight" not in ours(model, "all-linear")  # the head is the embedding
+
+
+def test_an_embedding_or_a_convolution_is_a_target_when_it_is_named_alone() -> None:
+    assert ours(llama(), ["embed_tokens", "q_proj"]) >= {"model.embed_tokens.weight"}
+    assert "model.embed_tokens.weight" not in ours(llama(), ".*")
+    vit = architecture("ViTForImageClassification")
+    with pytest.raises(TargetModulesError, match="a Conv2d"):
+        ours(vit, ["patch_embeddings"])
+    chosen = routed(vit, ["patch_embeddings"], "sgd+adamw_torch").targets
+    assert [each.name for each in chosen] == ["vit.embeddings.patch_embeddings.projection.weight"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hidden_matrices_are_neither_embedding_nor_head_nor_router(name: str) -> None:
+    roles = {each.role for each in routed(architecture(name), "hidden-matrices").targets}
+    assert roles in ({Role.HIDDEN_MATRIX}, {Role.HIDDEN_MATRIX, Role.EXPERT_STACK})
+
+
+def test_patterns_for_the_bare_model_find_its_adapters() -> None:
+    model = get_peft_model(llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    adapters = {each for each, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(adapters) == 8
+    assert ours(model, r"model\.layers\.\d+\.self_attn\.(q|v)_proj") == adapters
+    assert ours(model, ["model.layers.0.self_attn.q_proj"]) == {
+        each for each in adapters if "0.self_attn.q_proj" in each
+    }
+    assert ours(model, ["lora_A"]) == {each for each in adapters if "lora_A" in each}
+    assert ours(model, "all-linear") == adapters
+    with pytest.raises(TargetModulesError, match=r"set optim_target_modules=\['lora_A', 'lora_B'\]"):
+        anyoptim.plan("muon", model)
+    assert len(routed(model, ["lora_A", "lora_B"], "muon").targets) == 8
 
 
 def test_a_model_without_trainable_parameters() -> None:
@@ -177,48 +276,115 @@ def test_a_model_without_trainable_parameters() -> None:
             anyoptim.get_optimizer(name, model, optim_target_modules="all-linear" if name == "apollo_adamw" else None)
 
 
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(3, 2, 2))
+
+
+LEAVES: dict[str, Any] = {
+    "linear": lambda: nn.Linear(2, 2),
+    "frozen": lambda: nn.Linear(2, 2).requires_grad_(False),
+    "conv1d": lambda: Conv1D(2, 2),
+    "experts": Experts,
+    "norm": lambda: nn.LayerNorm(2),
+    "embedding": lambda: nn.Embedding(2, 2),
+    "convolution": lambda: nn.Conv2d(2, 2, 1),
+}
+NAMES_OF_MODULES = ["a", "b", "attn", "mlp", "norm", "0"]
+
+
 @st.composite
 def module_trees(draw: st.DrawFn, depth: int = 3) -> nn.Module:
-    kind = draw(st.sampled_from(["linear", "norm", "embedding", "frozen", "tree", "tree"]))
+    kind = draw(st.sampled_from([*LEAVES, *["tree"] * 5]))
     if depth == 0 or kind != "tree":
-        leaf: nn.Module = {
-            "norm": nn.LayerNorm(2),
-            "embedding": nn.Embedding(2, 2),
-        }.get(kind, nn.Linear(2, 2))
-        return leaf.requires_grad_(kind != "frozen")
+        return LEAVES[kind if kind != "tree" else "linear"]()
     tree = nn.Module()
-    for name in draw(st.lists(st.sampled_from(["a", "b", "attn", "mlp", "norm", "0"]), max_size=4, unique=True)):
+    for name in draw(st.lists(st.sampled_from(NAMES_OF_MODULES), max_size=4, unique=True)):
         tree.add_module(name, draw(module_trees(depth=depth - 1)))
+    modules = list(tree.children())
+    if modules and draw(st.booleans()) and draw(st.booleans()):  # a module under two names
+        tree.add_module("again", modules[0])
     return tree
 
 
-@given(
-    module_trees(),
-    st.lists(st.sampled_from(["a", "b", "attn", "mlp", r".*a.*", r"b\..*", "0"]), min_size=1, max_size=4),
-)
+def first_match(model: nn.Module, patterns: list[str]) -> dict[str, str] | None:
+    """Which pattern chooses which parameter; ``None`` where one chooses nothing."""
+    kinds: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
+    for name, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            alone = isinstance(module, nn.Embedding)
+            if parameter.requires_grad and (alone or (own in ("weight", "weights") and type(module) in MATRICES)):
+                full = f"{name}.{own}".lstrip(".")
+                kinds[alone][full] = [name, full] if own == "weights" else [name]
+    winners: dict[str, str] = {}
+    for item in patterns:
+        linear, embeddings = (
+            [p for p, names in kind.items() if any(matches(item, n) for n in names)] for kind in kinds
+        )
+        if not (linear or embeddings):
+            return None
+        for parameter_name in linear or embeddings:
+            winners.setdefault(parameter_name, item)
+    return winners
+
+
+MATRICES = (nn.Linear, Conv1D, Experts)
+ITEMS = st.sampled_from(["a", "b", "attn", "mlp", r".*a.*", r"b\..*", "0", "weights", r".*\.weights"])
+
+
+@settings(max_examples=300)
+@given(module_trees(), st.lists(ITEMS, min_size=1, max_size=4))
 def test_each_trainable_parameter_is_in_exactly_one_group(model: nn.Module, patterns: list[str]) -> None:
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight.requires_grad}
-
-    def matches(item: str, name: str) -> bool:
-        return item in name or re.fullmatch(item, name) is not None
-
-    def make() -> list[Any]:
-        overrides = {"rank": 1, "optim_target_modules": patterns}
-        plan = anyoptim.plan("apollo_adamw", model, weight_decay=0.1, **overrides)
-        return make_groups(plan.routing, plan.settings)
-
-    if not wanted or any(not any(matches(item, name) for name in linear) for item in patterns):
+    expected = first_match(model, patterns)
+    if not wanted or expected is None:
         with pytest.raises(anyoptim.OptimError):
-            make()
+            routed(model, patterns)
         return
-    groups = make()
-    placed = [id(parameter) for group in groups for parameter in group["params"]]
+    planned = anyoptim.plan("apollo_adamw", model, weight_decay=0.1, rank=1, optim_target_modules=patterns)
+    assert planned.routing is not None
+    placed = [id(parameter) for group in planned.groups for parameter in group["params"]]
     assert sorted(placed) == sorted(map(id, wanted))
-    targets = {id(parameter) for group in groups if "rank" in group for parameter in group["params"]}
-    assert targets == {
-        id(module.weight) for name, module in linear.items() if any(matches(item, name) for item in patterns)
-    }
+    targets = {id(parameter) for group in planned.groups if "rank" in group for parameter in group["params"]}
+    named = dict(model.named_parameters())
+    assert targets == {id(named[name]) for name in expected}
+    assert {each.name: each.choice.rule for each in planned.routing.routes if each.choice} == expected
+
+
+ENTRIES = st.lists(
+    st.fixed_dictionaries(
+        {"match": st.sampled_from(["a", "b", "bias$", r"^a\.", "norm", "weight", r"\.0\."])},
+        optional={
+            "weight_decay": st.sampled_from([0.0, 0.5]),
+            "lr_ratio": st.sampled_from([0.5, 2.0]),
+            "eps": st.just(0.1),
+        },
+    ).filter(lambda entry: len(entry) > 1),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=300)
+@given(module_trees(), ENTRIES)
+def test_of_the_entries_that_match_a_parameter_the_first_one_counts(model: nn.Module, entries: list[Any]) -> None:
+    trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    unmatched = [entry for entry in entries if not any(re.search(entry["match"], name) for name in trainable)]
+    if not trainable or unmatched:
+        with pytest.raises(anyoptim.OptimError, match=re.escape(repr(unmatched[0]["match"])) if trainable else ""):
+            anyoptim.plan("adamw_torch", model, groups=entries)
+        return
+    groups = anyoptim.plan("adamw_torch", model, lr=0.1, weight_decay=0.3, groups=entries).groups
+    held = {id(parameter): group for group in groups for parameter in group["params"]}
+    assert len(held) == sum(len(group["params"]) for group in groups) == len(trainable)
+    decaying = Trainer.get_decay_parameter_names(None, model)
+    for name, parameter in trainable.items():
+        entry = next((each for each in entries if re.search(each["match"], name)), {})
+        group: Any = held[id(parameter)]
+        assert group["weight_decay"] == entry.get("weight_decay", 0.3 if name in decaying else 0.0)
+        assert group.get("lr", 0.1) == 0.1 * entry.get("lr_ratio", 1.0)
+        assert group.get("eps") == entry.get("eps")
 
 
 def test_groups_are_split_by_device_mesh() -> None:

@@ -99,7 +99,8 @@ def read_structure(model: nn.Module) -> Structure:
         kind = kinds.get(type(module))
         if kind is None:
             kind = kinds[type(module)] = _kind(module)
-        below_norm = node.below_norm or kind == "layer norm"
+        # transformers asks the type of children only
+        below_norm = node.below_norm or (kind == "layer norm" and node.parent is not None)
         for own_name, parameter in module._parameters.items():
             if parameter is None:
                 continue

@@ -143,6 +143,13 @@ def _left_out(pattern: _Pattern, structure: Structure, winners: Mapping[str, str
 
 def _nothing_chosen(pattern: _Pattern, structure: Structure, roles: frozenset[Role], optimizer: str) -> str:
     quoted = f"optim_target_modules {pattern.text!r}"
+    trained = {each.role for each in structure.places if each.parameter.requires_grad}
+    lora = sorted(str(each) for each in trained & roles & {Role.LORA_A, Role.LORA_B})
+    if pattern.roles is not None and lora:
+        return (
+            f"{quoted} matches nothing: what {optimizer} could take are {' and '.join(lora)} matrices; set"
+            " optim_target_modules=['lora_A', 'lora_B'] to choose them."
+        )
     for module_name, place in structure.shared:
         if pattern.roles is None and len(place.parameter.shape) > 1 and pattern.matches(module_name):
             return (
@@ -158,12 +165,6 @@ def _nothing_chosen(pattern: _Pattern, structure: Structure, roles: frozenset[Ro
             ).rstrip()
     if pattern.regex_error and pattern.roles is None:
         return f"{quoted} is no module name and no valid regex: {pattern.regex_error}."
-    lora = sorted({str(each.role) for each in structure.places if each.role in (Role.LORA_A, Role.LORA_B)})
-    if pattern.roles is not None and lora:
-        return (
-            f"{quoted} matches nothing: what {optimizer} could take are {' and '.join(lora)} matrices; set"
-            " optim_target_modules=['lora_A', 'lora_B'] to choose them."
-        )
     names = sorted({each.module_name for each in structure.places if each.role in roles})
     if not names:
         return f"{quoted} matches nothing: the model has no matrix that {optimizer} can take."
