@@ -15,7 +15,7 @@ def layer_numbers(model: nn.Module, places: Sequence[Place]) -> tuple[dict[str, 
 
     Layers are the items of the model's outermost lists of modules (of several lists, as an encoder's and a decoder's,
     one after the other). What comes before them, such as embeddings, is layer 0, the first item is layer 1, what comes
-    after all of them, and every output head, is the last one. Source: BEiT, arXiv 2106.08254, whose rates are
+    after all of them, and every output head, is the last one; before and after by order of registration. Source: BEiT, arXiv 2106.08254, whose rates are
     ``lr * layer_decay ** (last - layer)``.
 
     Args:
@@ -34,7 +34,10 @@ def layer_numbers(model: nn.Module, places: Sequence[Place]) -> tuple[dict[str, 
         else:
             numbers[place.name] = len(passed) + 1 if passed else 0
     last = len(passed) + 1
-    numbers.update((place.name, last) for place in places if place.role is Role.OUTPUT_HEAD)
+    for place in places:
+        # OPT registers the norm after its layers before them
+        if place.role is Role.OUTPUT_HEAD or (numbers[place.name] == 0 and "final" in place.module_name):
+            numbers[place.name] = last
     return numbers, last
 
 
