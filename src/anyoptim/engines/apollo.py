@@ -1,7 +1,6 @@
 """APOLLO: gradients scaled as a low-rank AdamW would scale them. Source: arXiv 2412.05270, Algorithm 1.
 
-The norm-growth limiter is equation 4 of that paper (Fira, arXiv 2410.01623); which side a projection
-takes is GaLore's convention, arXiv 2403.03507.
+The norm-growth limiter is equation 4 of that paper (Fira, arXiv 2410.01623).
 """
 
 from __future__ import annotations
@@ -9,28 +8,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from anyoptim.engines.engine import CACHED, Engine, adamw, bias_correction, cached, local, reduced, whole, wide
+from anyoptim.engines.engine import CACHED, cached, local, whole, wide
+from anyoptim.engines.low_rank import (
+    LowRank,
+    Side,
+    adam_direction,
+    correction,
+    decay,
+    like,
+    plain_adamw,
+    project,
+    sides,
+    svd,
+)
 
 _TINY = 1e-8
 _GROWTH = 1.01
 _RENEWED = 1_000_003  # between the seeds of one matrix's projections: more than a model has matrices
-_TARGET_DEFAULTS: dict[str, Any] = {
-    "proj": "random",
-    "scale_type": "channel",
-    "scale": 1.0,
-    "update_proj_gap": 200,
-    "proj_type": "std",
-    "keep_projection": False,
-}
 
 
-class APOLLOAdamW(Engine):
+class APOLLOAdamW(LowRank):
     """APOLLO on the groups that have a ``rank``, AdamW on the others.
 
     A matrix G of shape (m, n), or each of the matrices of a stack (E, m, n), is projected to R of shape
@@ -66,6 +69,16 @@ class APOLLOAdamW(Engine):
     """
 
     foreign_state = ("projector", "apollo_torch")
+    target_defaults = MappingProxyType(
+        {
+            "proj": "random",
+            "scale_type": "channel",
+            "scale": 1.0,
+            "update_proj_gap": 200,
+            "proj_type": "std",
+            "keep_projection": False,
+        }
+    )
     _places: Mapping[Tensor, int] = MappingProxyType({})
 
     def __init__(
@@ -90,47 +103,9 @@ class APOLLOAdamW(Engine):
         }
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, with the defaults of a target's keys where it has a ``rank``."""
-        if "rank" not in param_group:
-            super().add_param_group(param_group)
-            return
-        super().add_param_group({**_TARGET_DEFAULTS, **param_group})
-        flat = [parameter for parameter in self.param_groups[-1]["params"] if parameter.dim() < 2]
-        if flat:
-            self.param_groups.pop()
-            raise ValueError(f"a parameter of shape {tuple(flat[0].shape)} is no matrix: leave rank out of its group")
-
-    def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        """Apply one step; see :class:`Engine`."""
-        if "rank" not in group:
-            for parameter in parameters:
-                self._adamw(group, parameter)
-            return
-        for parameter in parameters:
-            if parameter.numel():
-                self._apollo(group, parameter)
-
-    def _adamw(self, group: dict[str, Any], parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        state = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-        state["step"] += 1
-        adamw(
-            parameter.detach(),
-            gradient,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            lr=group["lr"],
-            correction=_correction(group, state["step"]),
-            betas=group["betas"],
-            eps=group["eps"],
-        )
-        self._decay(group, local(parameter.detach()))
+    def update_plain(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
+        """AdamW's step; see :class:`LowRank`."""
+        plain_adamw(group, self.state[parameter], parameter, gradient)
 
     def _seed(self, parameter: Tensor) -> int:
         """Return a new matrix's seed: its place among all parameters, from 1."""
@@ -139,14 +114,13 @@ class APOLLOAdamW(Engine):
             self._places = {parameter: place for place, parameter in enumerate(held, start=1)}
         return self._places[parameter]
 
-    def _apollo(self, group: dict[str, Any], parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
+    def update_projected(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
+        """APOLLO's step; see :class:`LowRank`."""
         state = self.state[parameter]
         if not state:
             state.update(step=0, seed=self._seed(parameter))
-        side = _side(group["proj_type"], gradient)
-        low = _project(gradient, self._projection(group, state, gradient, side), side)
+        (side,) = sides(group["proj_type"], gradient)
+        low = project(gradient, {side: self._projection(group, state, gradient, side)})
         if "exp_avg" not in state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(low), torch.zeros_like(low)
             # no limit at the first step, without a branch: any norm is below infinity's
@@ -155,19 +129,7 @@ class APOLLOAdamW(Engine):
             )
         state["step"] += 1
 
-        # Adam's step on zero weights, at the rate -1, is the direction itself
-        direction = torch.zeros_like(low)
-        adamw(
-            direction,
-            low,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            lr=-1.0,
-            correction=1.0,
-            betas=group["betas"],
-            eps=group["eps"],
-        )
-
+        direction = adam_direction(low, state["exp_avg"], state["exp_avg_sq"], group)
         # a channel is a row where columns were projected, else a column
         over = -1 if side == "right" else -2
         dims = (over,) if group["scale_type"] == "channel" else (-2, -1)
@@ -180,31 +142,23 @@ class APOLLOAdamW(Engine):
             limiter = (norm / (state["update_norm"] + _TINY)).clamp(min=_GROWTH) / _GROWTH
             # a gradient of zeros, as of an expert without tokens, is no reference: nothing could grow from it
             state["update_norm"] = torch.where(norm > 0, norm / limiter, state["update_norm"])
-            factor = factor / _like(limiter, factor)
+            factor = factor / like(limiter, factor)
         if not group["scale_front"]:
             factor = factor * root
-        factor = factor * (-group["lr"] * _correction(group, state["step"]))
+        factor = factor * (-group["lr"] * correction(group, state["step"]))
 
         weight, update, by = _matching(parameter.detach(), gradient, factor)
         weight.addcmul_(update, by)
-        self._decay(group, weight)
+        decay(group, weight)
 
-    @staticmethod
-    def _decay(group: dict[str, Any], weight: Tensor) -> None:
-        # not as a product with 1 - lr * weight_decay, whose rounding is the same at every step and adds up
-        if group["weight_decay"] > 0:
-            weight.add_(weight, alpha=-group["lr"] * group["weight_decay"])
-
-    def _projection(
-        self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor, side: Literal["left", "right"]
-    ) -> Tensor:
+    def _projection(self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor, side: Side) -> Tensor:
         """Return the projection of this step: (..., r, n) for the right side, (..., m, r) for the left."""
         renew = state["step"] % group["update_proj_gap"] == 0
         held: Tensor | None = state.get("projection")
         if held is not None and not renew:
             return held
         if group["proj"] == "svd":
-            made = _svd(gradient, group["rank"], side)
+            made = svd(gradient, group["rank"], [side])[side]
         else:
             seed = state["seed"] + state["step"] // group["update_proj_gap"] * _RENEWED
             made = random_projection(gradient, group["rank"], side, seed)
@@ -213,7 +167,7 @@ class APOLLOAdamW(Engine):
         return made
 
 
-def random_projection(gradient: Tensor, rank: int, side: Literal["left", "right"], seed: int) -> Tensor:
+def random_projection(gradient: Tensor, rank: int, side: Side, seed: int) -> Tensor:
     """Return a Gaussian projection of variance 1/rank for a gradient, drawn on its device from a seed.
 
     Args:
@@ -229,26 +183,6 @@ def random_projection(gradient: Tensor, rank: int, side: Literal["left", "right"
     return drawn.div_(math.sqrt(rank)).to(gradient.dtype)
 
 
-def _svd(gradient: Tensor, rank: int, side: Literal["left", "right"]) -> Tensor:
-    left: Tensor
-    right: Tensor
-    left, _, right = torch.linalg.svd(whole(gradient).to(wide(gradient.dtype)), full_matrices=False)
-    chosen = right[..., :rank, :] if side == "right" else left[..., :rank]
-    return chosen.to(gradient.dtype, memory_format=torch.contiguous_format, copy=True)
-
-
-def _side(proj_type: str, gradient: Tensor) -> Literal["left", "right"]:
-    if proj_type in ("left", "right"):
-        return proj_type  # type: ignore[return-value]
-    tall = gradient.shape[-2] >= gradient.shape[-1]
-    return "right" if tall == (proj_type == "std") else "left"
-
-
-def _project(gradient: Tensor, projection: Tensor, side: Literal["left", "right"]) -> Tensor:
-    projection = _like(projection, gradient)
-    return reduced(gradient @ projection.mT if side == "right" else projection.mT @ gradient)
-
-
 def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
     if dims == (-2,) and cached(tensor) and not isinstance(tensor, DTensor):
         # torch's norm down the columns is many times slower there than sums of a few rows that stay in the cache
@@ -257,14 +191,6 @@ def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
         return torch.stack(squares).sum(dim=0).sqrt()
     norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=wide(tensor.dtype))
     return norm
-
-
-def _like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return a tensor replicated over the mesh of ``other``, where that is a DTensor."""
-    if isinstance(other, DTensor):
-        mesh = other.device_mesh
-        return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return tensor
 
 
 def _matching(weight: Tensor, gradient: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -276,7 +202,3 @@ def _matching(weight: Tensor, gradient: Tensor, factor: Tensor) -> tuple[Tensor,
         each if isinstance(each, Shard) and factor.shape[each.dim] > 1 else Replicate() for each in weight.placements
     ]
     return local(weight), local(gradient), local(factor.redistribute(placements=placements))
-
-
-def _correction(group: dict[str, Any], step: int) -> float:
-    return bias_correction(group["betas"], step) if group["correct_bias"] else 1.0
