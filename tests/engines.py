@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from hypothesis import strategies as st
@@ -14,8 +15,13 @@ from toys import NAMES
 import anyoptim
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.spec import Hyperparameter
 
 ENGINES = [name for name in NAMES if anyoptim.optimizer_info(name).default.name == "native"]
+ALGORITHMS = list({anyoptim.optimizer_info(name).default.class_path: name for name in reversed(ENGINES)}.values())[::-1]
+"""One name for each class of ours: tests that vary every hyperparameter need no other."""
+RIVALS = [name for name in ENGINES if len(anyoptim.optimizer_info(name).implementations) > 1]
+"""Those whose package's class is there as well."""
 FUSED = [name for name in ENGINES if anyoptim.optimizer_info(name).fused_backward]
 
 MATRICES = {"tall": (12, 8), "wide": (6, 10), "square": (5, 5)}
@@ -125,11 +131,8 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "scale_front": st.booleans(),
     "disable_nl": st.booleans(),
     "rank": st.integers(1, 4),
-    "proj": st.sampled_from(["random", "svd"]),
-    "scale_type": st.sampled_from(["channel", "tensor"]),
     "scale": st.floats(0.1, 200.0),
     "update_proj_gap": st.integers(1, 250),
-    "proj_type": st.sampled_from(["std", "reverse_std", "left", "right"]),
     "keep_projection": st.booleans(),
     "alpha_init": st.floats(0.0, 1.0),
     "lamb": st.floats(0.0, 5.0),
@@ -145,18 +148,29 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "clip_grad_value": st.none() | st.floats(0.1, 3.0),
     "clip_threshold": st.floats(0.1, 5.0),
     "decay_rate": st.floats(-1.0, -0.1),
+    "beta1": st.none() | st.floats(0.0, 0.99),
+    "scale_parameter": st.booleans(),
 }
-PAIRS: dict[str, SearchStrategy[Any]] = {"eps": st.tuples(st.floats(1e-30, 1e-3), st.floats(1e-4, 1.0))}
-"""What has two values in some constructors and one in others."""
+OTHER_MEANINGS: dict[tuple[str, object], SearchStrategy[Any]] = {
+    ("eps", (1e-30, 1e-3)): st.tuples(st.floats(1e-30, 1e-3), st.floats(1e-4, 1.0)),
+    ("scale", 0.25): st.floats(0.05, 1.0),  # GaLore's, which is no square
+}
+"""Names that are something else in some constructors, known by their default there."""
 
 
 def settings_of(name: str) -> SearchStrategy[dict[str, Any]]:
     """Every hyperparameter of a name, varied; of a hybrid's fallback those of AdamW's paper."""
     chosen: dict[str, SearchStrategy[Any]] = {}
     for each in anyoptim.optimizer_info(name).hyperparameters:
-        key = each.name.removeprefix("fallback_")
-        if each.scope == "fallback":
-            chosen[each.name] = VALUES[key] if key in ("lr", "betas", "eps", "weight_decay") else st.just(each.default)
+        own = replace(each, name=each.name.removeprefix("fallback_"))
+        if each.scope == "fallback" and own.name not in ("lr", "betas", "eps", "weight_decay"):
+            chosen[each.name] = st.just(each.default)
         elif each.scope != "facade":
-            chosen[each.name] = PAIRS.get(key, VALUES[key]) if isinstance(each.default, tuple) else VALUES[key]
+            chosen[each.name] = values_of(own)
     return st.fixed_dictionaries(chosen)
+
+
+def values_of(hyperparameter: Hyperparameter) -> SearchStrategy[Any]:
+    if get_origin(hyperparameter.type) is Literal:
+        return st.sampled_from(get_args(hyperparameter.type))
+    return OTHER_MEANINGS.get((hyperparameter.name, hyperparameter.default), VALUES[hyperparameter.name])

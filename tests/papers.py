@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim._muon import _zeropower_via_newtonschulz
 
 from anyoptim.engines.apollo import random_projection
+from anyoptim.engines.quantized import dynamic_values
 
 Step = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], Tensor]
 
@@ -143,6 +144,83 @@ def adamw(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) ->
     return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * direction
 
 
+def galore_adamw(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 2 of arXiv 2403.03507, AdamW on vectors; weight decay after the update."""
+    if theta.dim() == 3:
+        return of_each(galore_adamw, theta, g, state, h)
+    t = state["t"] = state.get("t", 0) + 1
+    rate = corrected_rate(t, h) if h["correct_bias"] else h["lr"]
+    moments = adam_in_8_bits if h["optim_bits"] == 8 else adam
+    if theta.dim() < 2:
+        update = moments(g, state, h, h["betas"][0])
+    else:
+        left, right = subspaces(g, state, h, t)
+        update = h["scale"] * left @ moments(left.T @ g @ right.T, state, h, h["betas"][0]) @ right
+    return (theta - rate * update) * (1 - h["lr"] * h["weight_decay"])
+
+
+def galore_adafactor(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 4 of arXiv 1804.04235 (5 on vectors) inside Algorithm 1 of arXiv 2403.03507."""
+    if theta.dim() == 3:
+        return of_each(galore_adafactor, theta, g, state, h)
+    t = state["t"] = state.get("t", 0) + 1
+    rate = h["lr"] * (max(h["eps"][1], rms(theta)) if h["scale_parameter"] else 1.0)
+    left, right = subspaces(g, state, h, t) if theta.dim() == 2 else (None, None)
+    low = g if left is None else left.T @ g @ right.T
+    beta, squared = 1 - t ** h["decay_rate"], low**2 + h["eps"][0]
+    if low.dim() < 2:
+        v = state["v"] = beta * state.get("v", 0) + (1 - beta) * squared
+    else:
+        row = state["row"] = beta * state.get("row", 0) + (1 - beta) * squared.mean(1)
+        column = state["column"] = beta * state.get("column", 0) + (1 - beta) * squared.mean(0)
+        v = torch.outer(row, column) / row.mean()
+    u = low / v.sqrt()
+    u = rate * u / max(1.0, rms(u) / h["clip_threshold"])
+    if h["beta1"] is not None:
+        u = state["m"] = h["beta1"] * state.get("m", 0) + (1 - h["beta1"]) * u
+    update = u if left is None else h["scale"] * left @ u @ right
+    return theta * (1 - rate * h["weight_decay"]) - update
+
+
+def of_each(update: Step, theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """A stack is that many matrices."""
+    parts = state.setdefault("parts", [{} for _ in theta])
+    return torch.stack([update(*each, h) for each in zip(theta, g, parts, strict=True)])
+
+
+def subspaces(g: Tensor, state: dict[str, Any], h: dict[str, Any], t: int) -> tuple[Tensor, Tensor]:
+    """Singular vectors of the sides that are projected, the identity for the others."""
+    tall = g.shape[0] >= g.shape[1]
+    sides = {"std": "right" if tall else "left", "reverse_std": "left" if tall else "right", "full": "left right"}
+    if (t - 1) % h["update_proj_gap"] == 0:
+        u, _, vh = torch.linalg.svd(g, full_matrices=False)
+        chosen = sides.get(h["proj_type"], h["proj_type"])
+        left = u[:, : h["rank"]] if "left" in chosen else torch.eye(len(g), dtype=g.dtype)
+        right = vh[: h["rank"]] if "right" in chosen else torch.eye(g.shape[1], dtype=g.dtype)
+        state["subspaces"] = left, right
+    subspaces: tuple[Tensor, Tensor] = state["subspaces"]
+    return subspaces
+
+
+def adam_in_8_bits(g: Tensor, state: dict[str, Any], h: dict[str, Any], beta1: float) -> Tensor:
+    """Moments of 4096 elements or more are rounded after each step; arXiv 2110.02861."""
+    direction = adam(g, state, h, beta1)
+    if g.numel() >= 4096:
+        state["m"], state["v"] = rounded(state["m"], signed=True), rounded(state["v"], signed=False)
+    return direction
+
+
+def rounded(x: Tensor, signed: bool) -> Tensor:
+    """Each block of 256 to the nearest of its 256 values, in fp32 as it is stored."""
+    values = torch.tensor(dynamic_values(signed), dtype=torch.float32)
+    middles = (values[:-1] + values[1:]) / 2
+    blocks = []
+    for block in x.flatten().float().split(256):
+        largest = block.abs().max()
+        blocks.append(values[torch.searchsorted(middles, block * (1 / largest))] * largest)
+    return torch.cat(blocks).view_as(x).double()
+
+
 PAPERS: dict[str, Step] = {
     "muon": muon,
     "lomo": lomo,
@@ -151,6 +229,8 @@ PAPERS: dict[str, Step] = {
     "apollo_adamw": apollo,
     "apollo_adamw_layerwise": apollo,
     "apollo_mini": apollo,
+    **{f"galore_adamw{which}": galore_adamw for which in ("", "_8bit", "_layerwise", "_8bit_layerwise")},
+    **{f"galore_adafactor{which}": galore_adafactor for which in ("", "_layerwise")},
 }
 
 

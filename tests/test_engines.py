@@ -8,7 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from engines import ENGINES, FUSED, MATRICES, SHAPES, STACKS, Net, build, distance, last, run, settings_of
+from engines import (
+    ALGORITHMS,
+    ENGINES,
+    FUSED,
+    MATRICES,
+    RIVALS,
+    SHAPES,
+    STACKS,
+    Net,
+    build,
+    distance,
+    last,
+    run,
+    settings_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -41,7 +55,7 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", ALGORITHMS)
 @settings(max_examples=15)
 @given(data=st.data())
 def test_resume_at_any_step_is_bit_equal(name: str, dtype: torch.dtype, data: st.DataObject) -> None:
@@ -62,7 +76,7 @@ def test_resume_at_any_step_is_bit_equal(name: str, dtype: torch.dtype, data: st
             torch.testing.assert_close(value, expected[step][key], rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", [*LOW_RANK, "grokadamw"])
+@pytest.mark.parametrize("name", [name for name in RIVALS if name in LOW_RANK or name == "grokadamw"])
 def test_upstreams_state_is_refused(name: str) -> None:
     theirs, ours = Net(MATRICES), Net(MATRICES)
     upstream, native = build(name, theirs, "upstream"), build(name, ours)

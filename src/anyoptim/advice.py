@@ -201,7 +201,8 @@ def _rank(settings: Settings, routing: Routing | None) -> Iterator[str]:
 def _scale(settings: Settings, routing: Routing | None) -> Iterator[str]:
     """Compare APOLLO's scale with n/r, which makes up for projecting n dimensions to r (arXiv 2412.05270)."""
     rank, scale = settings.number("rank"), settings.number("scale")
-    if rank is None or scale is None or routing is None or not routing.targets:
+    # what has no scale_type projects back instead, which keeps the size of an update
+    if rank is None or scale is None or settings.get("scale_type") is None or routing is None or not routing.targets:
         return
     width = statistics.median(min(each.parameter.shape[-2:]) for each in routing.targets)
     fitting = max(width / rank, 1.0)

@@ -160,8 +160,10 @@ def _read_none(case: _Case) -> object:
 def _read_choice(case: _Case) -> object:
     choices = get_args(case.annotation)
     value = _unquoted(case.value) if isinstance(case.value, str) else case.value
-    if value in choices:
-        return value
+    for choice in choices:
+        is_choice = value == choice and isinstance(value, bool) == isinstance(choice, bool)
+        if is_choice or (isinstance(value, str) and value == str(choice)):  # the text of a number
+            return choice
     raise OptimArgsError(f"{case.problem}{did_you_mean(str(value), [str(each) for each in choices], count=1)}")
 
 

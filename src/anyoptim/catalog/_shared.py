@@ -40,6 +40,25 @@ def momentum(default: float = 0.0) -> Hyperparameter:
     return Hyperparameter("momentum", float, default, "momentum factor", NON_NEGATIVE)
 
 
+ADAFACTOR = (
+    Hyperparameter(
+        "eps",
+        tuple[float, float],
+        (1e-30, 1e-3),
+        "for the squared gradient, for the parameter scale",
+        NON_NEGATIVE,
+    ),
+    Hyperparameter("clip_threshold", float, 1.0, "RMS at which an update is clipped", POSITIVE),
+    Hyperparameter("decay_rate", float, -0.8, "exponent of the second moment's decay"),
+    Hyperparameter("beta1", float | None, None, "decay rate of the first moment, if any"),
+    weight_decay(),
+    flag("scale_parameter", "scale the learning rate by the parameter's RMS"),
+)
+"""Adafactor's but for its learning rate."""
+RELATIVE_STEP = (
+    flag("relative_step", "time-dependent learning rate instead of lr"),
+    flag("warmup_init", "start relative_step from a small rate"),
+)
 MAXIMIZE = flag("maximize", "ascend instead of descend")
 FOREACH = optional_flag("foreach", "update all tensors in batched calls")
 CAPTURABLE = flag("capturable", "safe to capture in a CUDA graph")
@@ -56,6 +75,7 @@ def native(
     *hyperparameters: Hyperparameter,
     unsupported: dict[str, str] | None = None,
     target_roles: frozenset[Role] = EVERY_ROLE,
+    refused: dict[str, str] | None = None,
 ) -> Implementation:
     """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
     return Implementation(
@@ -66,4 +86,5 @@ def native(
         hyperparameters=hyperparameters,
         unsupported=unsupported or {},
         target_roles=target_roles,
+        refused=refused or {},
     )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, reduced, take_gradient, whole, wide
+from anyoptim.engines.engine import Engine, mean, take_gradient, whole, wide
 
 
 class AdaLomo(Engine):
@@ -62,7 +62,7 @@ class AdaLomo(Engine):
         state = self.state[parameter]
         squared = gradient.square()
         if parameter.dim() > 1:
-            moments = {"exp_avg_sq_row": _mean(squared, -1), "exp_avg_sq_col": _mean(squared, -2)}
+            moments = {"exp_avg_sq_row": mean(squared, -1), "exp_avg_sq_col": mean(squared, -2)}
         else:
             moments = {"exp_avg_sq": squared}
         del squared  # LOMO's promise is little memory
@@ -74,7 +74,7 @@ class AdaLomo(Engine):
             state[name].lerp_(moment.add_(group["eps"][0]), state["step"] ** group["decay_rate"])
         if parameter.dim() > 1:
             row, column = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-            row = row / _mean(row, -1).unsqueeze(-1)
+            row = row / mean(row, -1).unsqueeze(-1)
             direction = gradient.mul_(row.rsqrt().unsqueeze(-1)).mul_(column.rsqrt().unsqueeze(-2))
         else:
             direction = gradient.mul_(state["exp_avg_sq"].rsqrt())
@@ -85,10 +85,6 @@ class AdaLomo(Engine):
         weights.sub_(direction.mul_(rate / (_rms(direction) / group["clip_threshold"]).clamp(min=1.0)))
         if weights.dtype != parameter.dtype:
             parameter.copy_(weights)
-
-
-def _mean(tensor: Tensor, dim: int) -> Tensor:
-    return reduced(tensor.sum(dim=dim)) / tensor.shape[dim]
 
 
 def _rms(tensor: Tensor) -> Tensor:

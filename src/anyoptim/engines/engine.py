@@ -137,6 +137,11 @@ def reduced(tensor: Tensor) -> Tensor:
     )
 
 
+def mean(tensor: Tensor, dim: int) -> Tensor:
+    """Return the mean over a dimension; of a DTensor with no partial sums pending."""
+    return reduced(tensor.sum(dim=dim)) / tensor.shape[dim]
+
+
 def bias_correction(betas: tuple[float, float], step: int) -> float:
     """Return Adam's factor of the learning rate, for an eps that is added before correction (arXiv 1412.6980, 2)."""
     return math.sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)

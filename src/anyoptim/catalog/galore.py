@@ -1,0 +1,109 @@
+"""GaLore: engines of our own; upstream is https://github.com/jiaweizzhao/GaLore (galore-torch)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from anyoptim.catalog._shared import (
+    ADAFACTOR,
+    AT_LEAST_ONE,
+    FUSED_BACKWARD,
+    POSITIVE,
+    RELATIVE_STEP,
+    betas,
+    eps,
+    flag,
+    lr,
+    native,
+    weight_decay,
+)
+from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+
+_ADAMW = (lr(1e-3), betas(), eps(1e-6), weight_decay(), flag("correct_bias", "Adam's bias correction", default=True))
+_TARGET = (
+    Hyperparameter("rank", int, 128, "rank of the projected gradient", AT_LEAST_ONE, "target"),
+    Hyperparameter("update_proj_gap", int, 200, "steps between new projections", AT_LEAST_ONE, "target"),
+    Hyperparameter("scale", float, 0.25, "multiplies the update of a target", POSITIVE, "target"),
+    Hyperparameter(
+        "proj_type",
+        Literal["std", "reverse_std", "left", "right", "full"],
+        "std",
+        "side that is projected",
+        scope="target",
+    ),
+)
+
+
+_NO_RELATIVE_STEP = "the learning rate is lr; a schedule belongs in lr_scheduler_type"
+
+
+def _upstream(name: str, *hyperparameters: Hyperparameter) -> Implementation:
+    return Implementation(
+        name="upstream",
+        target=f"galore_torch:{name}",
+        package="galore-torch",
+        extra="galore",
+        licence="Apache-2.0",
+        resumable=False,
+        shards=False,
+        hyperparameters=(*hyperparameters, *_TARGET),
+        unsupported={"fused_backward": "it is tested with our engine only; take implementation=native"},
+    )
+
+
+ADAMW = OptimizerSpec(
+    name="galore_adamw",
+    summary="GaLore: AdamW on gradients projected to a low rank",
+    paper="arXiv 2403.03507",
+    usual_lr=(1e-5, 1e-2),
+    aliases=("galore_torch/galore_adamw",),
+    traits=Traits(needs_targets=True),
+    implementations=(
+        native(
+            "galore:GaLoreAdamW",
+            *_ADAMW,
+            Hyperparameter("optim_bits", Literal[8, 32], 32, "bits of a moment; 8: quantized block by block"),
+            *_TARGET,
+            FUSED_BACKWARD,
+        ),
+        _upstream("GaLoreAdamW", *_ADAMW, flag("no_deprecation_warning", "do not warn that torch has an AdamW too")),
+    ),
+)
+# the 8-bit class of galore-torch needs CUDA
+ADAMW_8BIT = replace(ADAMW, implementations=ADAMW.implementations[:1]).variant(
+    "galore_adamw_8bit",
+    summary="GaLore with moments in 8 bits",
+    aliases=("galore_torch/galore_adamw_8bit",),
+    optim_bits=8,
+)
+ADAFACTOR_SPEC = OptimizerSpec(
+    name="galore_adafactor",
+    summary="GaLore with a factored second moment",
+    paper="arXiv 2403.03507",
+    usual_lr=(1e-5, 1e-2),
+    aliases=("galore_torch/galore_adafactor",),
+    traits=Traits(needs_targets=True),
+    implementations=(
+        native(
+            "galore:GaLoreAdafactor",
+            lr(1e-3),
+            *ADAFACTOR,
+            *_TARGET,
+            FUSED_BACKWARD,
+            refused={"relative_step": _NO_RELATIVE_STEP, "warmup_init": _NO_RELATIVE_STEP},
+        ),
+        _upstream("GaLoreAdafactor", lr(1e-3), *ADAFACTOR, *RELATIVE_STEP),
+    ),
+)
+
+
+def _layerwise(spec: OptimizerSpec) -> OptimizerSpec:
+    return spec.variant(
+        f"{spec.name}_layerwise",
+        summary=f"{spec.summary}, inside the backward pass: gradients never pile up",
+        fused_backward=True,
+    )
+
+
+SPECS = tuple(each for spec in (ADAMW, ADAFACTOR_SPEC, ADAMW_8BIT) for each in (spec, _layerwise(spec)))
