@@ -49,6 +49,16 @@ def test_betas_of_the_other_groups_beside_low_rank_ones(tmp_path: Path) -> None:
     assert values(ours, "betas") == [(0.8, 0.95)] * 3
 
 
+def test_settings_of_galore(tmp_path: Path) -> None:
+    changed = {"weight_decay": 0.1, "adam_beta1": 0.8, "adam_epsilon": 3e-7}
+    theirs, ours = both(tmp_path, **{**LOW_RANK, "optim": "galore_adamw"}, **changed)
+    assert values(theirs, "weight_decay") == [0.0, 0.0]
+    assert values(ours, "weight_decay") == [0.1, 0.0, 0.1]
+    for key, ignored, applied in (("betas", (0.9, 0.999), (0.8, 0.999)), ("eps", 1e-6, 3e-7)):
+        assert set(values(theirs, key)) == {ignored}
+        assert set(values(ours, key)) == {applied}
+
+
 def test_frozen_parameters_in_low_rank_groups(tmp_path: Path) -> None:
     counts = []
     for enabled in (False, True):
@@ -175,8 +185,25 @@ def test_adalomo_on_a_machine_without_cuda(tmp_path: Path) -> None:
     assert type(built(tmp_path, enabled=True, optim="adalomo")).__module__ == "anyoptim.engines.adalomo"
 
 
-@pytest.mark.parametrize("name", ["apollo_adamw", "grokadamw", "lomo"])
-def test_the_class_behind_four_names(name: str, tmp_path: Path) -> None:
+def test_8_bit_galore_on_a_machine_without_cuda(tmp_path: Path) -> None:
+    fields = {**needs_of("galore_adamw_8bit"), "optim": "galore_adamw_8bit", "max_steps": 1}
+    if not torch.cuda.is_available():
+        with pytest.raises((AssertionError, RuntimeError, AttributeError)):
+            train(llama(), arguments(tmp_path, **fields))
+    with anyoptim.enable():
+        trainer = train(llama(), arguments(tmp_path, **fields))
+    assert torch.uint8 in {each["exp_avg"].dtype for each in inner(trainer.optimizer).state.values()}
+
+
+def test_the_layerwise_adafactor_of_galore(tmp_path: Path) -> None:
+    fields = {**needs_of("galore_adafactor_layerwise"), "optim": "galore_adafactor_layerwise"}
+    with pytest.raises(ValueError, match="relative_step"):
+        built(tmp_path, enabled=False, **fields)
+    built(tmp_path, enabled=True, **fields)
+
+
+@pytest.mark.parametrize("name", ["apollo_adamw", "galore_adamw", "galore_adafactor", "grokadamw", "lomo"])
+def test_the_class_behind_a_name(name: str, tmp_path: Path) -> None:
     """tests/test_engine_parity.py compares their steps; adalomo is in the test above."""
     theirs, ours = both(tmp_path, optim=name, **needs_of(name))
     asked = {**needs_of(name), "optim_args": "implementation=upstream"}
@@ -212,6 +239,12 @@ def resumes_exactly(name: str, folder: Path, *, enabled: bool) -> bool:
         trainer = Trainer(resumed, arguments(folder, **fields), train_dataset=data())
         trainer.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
     return same_weights(weights(resumed), weights(straight))
+
+
+def test_resuming_galore(tmp_path: Path) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="projector"):
+        resumes_exactly("galore_adamw", tmp_path / "theirs", enabled=False)
+    assert resumes_exactly("galore_adamw", tmp_path / "ours", enabled=True)
 
 
 def test_resuming_apollo(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_weights_are_bit_equal_after_20_steps(
 
 @pytest.mark.trainer
 @pytest.mark.parametrize("architecture", MODELS)
-@pytest.mark.parametrize("name", ["apollo_adamw", "grokadamw", "lomo"])
+@pytest.mark.parametrize("name", ["apollo_adamw", "galore_adamw", "galore_adafactor", "grokadamw", "lomo"])
 def test_weights_are_bit_equal_where_transformers_drops_nothing(name: str, architecture: str, tmp_path: Path) -> None:
     """No weight decay, and for APOLLO the eps that its constructor has anyway: then theirs is right as well."""
     fields = {**needs_of(name), "adam_epsilon": 1e-6 if name == "apollo_adamw" else 1e-8}

@@ -29,6 +29,14 @@ DEFAULTS_OF_OUR_OWN = {
     ("adafactor", "scale_parameter"),
     ("adafactor", "relative_step"),
     ("adamw_torch_fused", "fused"),
+    ("galore_adafactor", "lr"),
+    ("galore_adafactor", "scale_parameter"),
+    ("galore_adafactor", "relative_step"),
+    ("galore_adafactor_layerwise", "lr"),
+    ("galore_adafactor_layerwise", "scale_parameter"),
+    ("galore_adafactor_layerwise", "relative_step"),
+    ("galore_adamw_8bit", "optim_bits"),
+    ("galore_adamw_8bit_layerwise", "optim_bits"),
     ("stable_adamw", "lr"),
 }
 

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 # uneven rows, fewer rows than processes, stacks whose experts are split
 SHAPES = {"tall": (7, 4), "wide": (4, 9), "square": (6, 6), "stack": (3, 4, 5), "single": (1, 6, 4), "vector": (5,)}
+QUANTIZED = {"tall": (2100, 3), "wide": (3, 2100), "stack": (3, 700, 4), "vector": (5001,)}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "apollo_adamw": [
         {"weight_decay": 0.1},
@@ -24,6 +25,17 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"keep_projection": True, "update_proj_gap": 5},
         {"scale_type": "tensor", "scale_front": True},
         {"disable_nl": True},
+    ],
+    "galore_adamw": [
+        {"weight_decay": 0.1},
+        {"proj_type": "reverse_std", "update_proj_gap": 5},
+        {"proj_type": "full"},
+    ],
+    "galore_adamw_8bit": [{"weight_decay": 0.1}],
+    "galore_adafactor": [
+        {"weight_decay": 0.1, "scale_parameter": True, "beta1": 0.9},
+        {"proj_type": "reverse_std", "update_proj_gap": 5},
+        {"proj_type": "full"},
     ],
     "lomo": [{"weight_decay": 0.1}, {"clip_grad_value": 0.5}],
     "adalomo": [{"weight_decay": 0.1}, {"clip_threshold": 0.3}],
@@ -54,7 +66,8 @@ def process(rank: int, folder: str) -> None:
 
 def difference(name: str, given: dict[str, Any]) -> float:
     """Train 30 steps both ways and return the largest relative difference."""
-    alone, split = Net(SHAPES), Net(SHAPES)
+    shapes = QUANTIZED if anyoptim.optimizer_info(name).default.hyperparameters and "8bit" in name else SHAPES
+    alone, split = Net(shapes), Net(shapes)
     fully_shard(split)
     steps = range(1, 31)
     optimizer = build(name, split, lr=0.01, **given)
