@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -35,6 +35,7 @@ class Everything(torch.optim.SGD):
         many: tuple[int, ...] = (1,),
         words: list[str] | None = None,
         word: str = "plain",
+        choice: Literal["small", 8, 32] = 32,
         dtype: torch.dtype = torch.float32,
         untyped=0.5,
         untyped_whole=1,
@@ -76,6 +77,9 @@ def everything(restored_registry: None) -> None:
         ("word='with, comma'", {"word": "with, comma"}),
         ('word="quoted"', {"word": "quoted"}),
         ("word=it's", {"word": "it's"}),
+        ("choice=small", {"choice": "small"}),
+        ("choice=8", {"choice": 8}),
+        ('{"choice": 32}', {"choice": 32}),
         ("dtype=bfloat16", {"dtype": torch.bfloat16}),
         ("dtype=torch.float16", {"dtype": torch.float16}),
         ("untyped=3", {"untyped": 3.0}),
@@ -119,6 +123,8 @@ def test_every_documented_form(text: Any, expected: dict[str, object]) -> None:
         ("pair=(0.9,0.95", r"lacks its closing '\)'"),
         ("pair=0.9)", "closes nothing"),
         ("words=[a,'b]", "lacks its closing"),
+        ("choice=9", "choice must be 'small' or 8 or 32, not '9'"),
+        ('{"choice": true}', "choice must be 'small' or 8 or 32, not True"),
         ("dtype=float99", "dtype must be a torch dtype"),
         ('{"lr": }', "no valid JSON object"),
         ("[1, 2]", "key=value"),

@@ -188,7 +188,7 @@ def test_adalomo_on_a_machine_without_cuda(tmp_path: Path) -> None:
 def test_8_bit_galore_on_a_machine_without_cuda(tmp_path: Path) -> None:
     fields = {**needs_of("galore_adamw_8bit"), "optim": "galore_adamw_8bit", "max_steps": 1}
     if not torch.cuda.is_available():
-        with pytest.raises((AssertionError, RuntimeError, AttributeError)):
+        with pytest.raises((AssertionError, RuntimeError)):
             train(llama(), arguments(tmp_path, **fields))
     with anyoptim.enable():
         trainer = train(llama(), arguments(tmp_path, **fields))

@@ -16,7 +16,9 @@ from torch.distributed.tensor import DTensor
 
 # uneven rows, fewer rows than processes, stacks whose experts are split
 SHAPES = {"tall": (7, 4), "wide": (4, 9), "square": (6, 6), "stack": (3, 4, 5), "single": (1, 6, 4), "vector": (5,)}
-QUANTIZED = {"tall": (2100, 3), "wide": (3, 2100), "stack": (3, 700, 4), "vector": (5001,)}
+# moments large enough for 8 bits
+LARGE = {"tall": (2100, 3), "wide": (3, 2100), "stack": (3, 700, 4), "vector": (5001,)}
+SHAPES_OF = {"galore_adamw_8bit": LARGE, "galore_adamw_8bit_layerwise": LARGE}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "apollo_adamw": [
         {"weight_decay": 0.1},
@@ -66,7 +68,7 @@ def process(rank: int, folder: str) -> None:
 
 def difference(name: str, given: dict[str, Any]) -> float:
     """Train 30 steps both ways and return the largest relative difference."""
-    shapes = QUANTIZED if anyoptim.optimizer_info(name).default.hyperparameters and "8bit" in name else SHAPES
+    shapes = SHAPES_OF.get(name, SHAPES)
     alone, split = Net(shapes), Net(shapes)
     fully_shard(split)
     steps = range(1, 31)

@@ -83,7 +83,7 @@ class Implementation:
         licence: the SPDX name of that package's licence.
         extra: the extra of anyoptim that installs ``package``; empty when it is a core dependency.
         takes_model: the constructor's first argument is the model, not param groups.
-        refused: constructor keywords that would break the build, with the reason.
+        refused: keywords that would break the build, or that only another implementation takes, with the reason.
         unsupported: keywords of a facade that would train wrongly, with the reason.
         resumable: whether a checkpoint restores its state exactly.
         updates_in_backward: its class has hooks of its own that update on every backward pass, so gradients
