@@ -81,7 +81,7 @@ def test_a_plan_of_a_7b_knows_the_state() -> None:
         layer = LlamaForCausalLM(config).to(torch.bfloat16).model.layers
     for norm in (layer[0].input_layernorm, layer[0].post_attention_layernorm):
         norm.requires_grad_(False)
-    rank, found = 1024, {}
+    rank, found = 128, {}
     for name in ("galore_adamw", "galore_adamw_8bit"):
         plan = anyoptim.plan(name, layer, lr=1e-3, optim_target_modules="all-linear", rank=rank)
         assert plan.advice == ()
