@@ -149,8 +149,10 @@ def test_without_memory_the_update_is_the_best_approximation_of_that_rank(rank: 
 def test_a_bad_gradient_in_a_renewal_spoils_one_matrix(name: str) -> None:
     model = Net({"stack": (2, 6, 4), "tall": (12, 8)})
     optimizer = build(name, model)
-    model.stack.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([1]), float("nan")))
-    after = last(model, optimizer, range(1, 3))
+    bad = torch.zeros(2, 6, 4)
+    bad[1, 0, 0] = float("nan")
+    model.stack.register_hook(lambda gradient: gradient + bad)
+    after = last(model, optimizer, range(1, 2))
     assert after["tall"].isfinite().all() and after["stack"][0].isfinite().all()
     assert not after["stack"][1].isfinite().any()
 

@@ -69,6 +69,14 @@ def test_the_largest_of_a_block_and_zero_are_exact(signed: bool) -> None:
 
 
 @SIGNED
+def test_the_middle_of_two_values_gets_the_smaller_one(signed: bool) -> None:
+    values = codebook(signed, CPU)
+    codes, maxima = quantize(torch.cat([(values[:-1] + values[1:]) / 2, torch.ones(1)]), values)
+    assert maxima == 1
+    assert codes.tolist() == list(range(256))
+
+
+@SIGNED
 def test_zeros_stay_zeros(signed: bool) -> None:
     zeros = torch.zeros(300)
     codes, maxima = quantize(zeros, codebook(signed, CPU))
