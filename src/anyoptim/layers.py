@@ -15,7 +15,8 @@ def layer_numbers(model: nn.Module, places: Sequence[Place]) -> tuple[dict[str, 
 
     Layers are the items of the model's outermost lists of modules (of several lists, as an encoder's and a decoder's,
     one after the other). What comes before them, such as embeddings, is layer 0, the first item is layer 1, what comes
-    after all of them, and every output head, is the last one; before and after by order of registration. Source: BEiT, arXiv 2106.08254, whose rates are
+    after all of them, and every output head, is the last one; before and after are by order of registration. Source:
+    BEiT, arXiv 2106.08254, whose rates are
     ``lr * layer_decay ** (last - layer)``.
 
     Args:

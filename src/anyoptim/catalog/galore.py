@@ -18,6 +18,7 @@ from anyoptim.catalog._shared import (
     native,
     weight_decay,
 )
+from anyoptim.roles import MATRICES, Role
 from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _ADAMW = (lr(1e-3), betas(), eps(1e-6), weight_decay(), flag("correct_bias", "Adam's bias correction", default=True))
@@ -47,6 +48,7 @@ def _upstream(name: str, *hyperparameters: Hyperparameter) -> Implementation:
         licence="Apache-2.0",
         resumable=False,
         shards=False,
+        target_roles=MATRICES - {Role.EXPERT_STACK},
         hyperparameters=(*hyperparameters, *_TARGET),
         unsupported={"fused_backward": "it is tested with our engine only; take implementation=native"},
     )
@@ -66,6 +68,7 @@ ADAMW = OptimizerSpec(
             Hyperparameter("optim_bits", Literal[8, 32], 32, "bits of a moment; 8: quantized block by block"),
             *_TARGET,
             FUSED_BACKWARD,
+            target_roles=MATRICES,
         ),
         _upstream("GaLoreAdamW", *_ADAMW, flag("no_deprecation_warning", "do not warn that torch has an AdamW too")),
     ),
@@ -92,6 +95,7 @@ ADAFACTOR_SPEC = OptimizerSpec(
             *_TARGET,
             FUSED_BACKWARD,
             refused={"relative_step": _NO_RELATIVE_STEP, "warmup_init": _NO_RELATIVE_STEP},
+            target_roles=MATRICES,
         ),
         _upstream("GaLoreAdafactor", lr(1e-3), *ADAFACTOR, *RELATIVE_STEP),
     ),
