@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from anyoptim.engines.composite import MEMBER
@@ -124,4 +125,4 @@ def by_mesh(routes: Sequence[Route]) -> list[list[Parameter]]:
 
 def device_mesh(parameter: Tensor) -> object:
     """Return the mesh of a DTensor, ``None`` of a plain tensor."""
-    return getattr(parameter, "device_mesh", None)
+    return parameter.device_mesh if isinstance(parameter, DTensor) else None

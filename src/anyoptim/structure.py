@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
@@ -52,11 +52,15 @@ class Place:
     below_layer_norm: bool
 
     @property
-    def target_names(self) -> tuple[str, ...]:
-        """The names a target pattern is matched against: the module's; of a parameter beside others, its own too."""
-        of_module = (self.module_name, self.bare_module)
-        names = of_module if self.name.rpartition(".")[2] == "weight" else (*of_module, self.name, self.bare_name)
-        return tuple(dict.fromkeys(names))
+    def has_more_names(self) -> bool:
+        """Whether a target pattern may mean it by another name than its module's."""
+        return self.bare_module != self.module_name or self.name.rpartition(".")[2] != "weight"
+
+    @property
+    def more_names(self) -> tuple[str, ...]:
+        """The module's bare name, and of a parameter that is no ``weight`` its own."""
+        own = () if self.name.rpartition(".")[2] == "weight" else (self.name, self.bare_name)
+        return (self.bare_module, *own)
 
 
 @dataclass(frozen=True)
@@ -83,82 +87,92 @@ def read_structure(model: nn.Module) -> Structure:
     Args:
         model: any module, wrapped or not.
     """
-    places: list[Place] = []
-    shared: list[tuple[str, Place]] = []
-    stacks: dict[int, _Experts] = {}
-    by_id: dict[int, Place] = {}
-    seen: set[int] = set()
-    kinds: dict[type[nn.Module], str] = {}
-    waiting = [_Node(model, "", "", None, None, False, False)]
-    while waiting:
-        node = waiting.pop()
-        module = node.module
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        kind = kinds.get(type(module))
-        if kind is None:
-            kind = kinds[type(module)] = _kind(module)
-        # transformers asks the type of children only
-        below_norm = node.below_norm or (kind == "layer norm" and node.parent is not None)
-        for own_name, parameter in module._parameters.items():
-            if parameter is None:
-                continue
-            name = f"{node.name}.{own_name}" if node.name else own_name
-            if id(parameter) in by_id:
-                shared.append((node.name, by_id[id(parameter)]))
-                continue
-            bare_name = f"{node.bare}.{own_name}" if node.bare else own_name
-            role = node.lora or _role(kind, own_name, parameter, node)
-            place = Place(name, bare_name, node.name, node.bare, parameter, module, role, below_norm)
-            places.append(place)
-            by_id[id(parameter)] = place
-            if kind == "custom" and len(shape_of(parameter)) == 3 and min(shape_of(parameter)) > 1:
-                experts = stacks.setdefault(id(module), _Experts(module, node.parent, node.name))
-                experts.stacks.append(place)
-        if module._modules:
-            if kind == "list" and len(module._modules) > 1 and "expert" in node.name.rpartition(".")[2].lower():
-                stacks[id(module)] = _Experts(module, node.parent, node.name)
-            waiting.extend(reversed(list(_children(node, kind))))
-    _find_heads(model, places, by_id)
-    for experts in stacks.values():
-        experts.give_roles(by_id)
-    return Structure(places, shared)
+    reader = _Reader()
+    reader.read(model, "", "", _Context())
+    _find_heads(reader)
+    for experts in reader.experts.values():
+        experts.give_roles(reader.by_id)
+    return Structure(list(reader.by_id.values()), reader.shared)
 
 
-@dataclass(slots=True)
-class _Node:
-    """A module on the way through the tree."""
+class _Context(NamedTuple):
+    """What a module knows of those above it."""
 
-    module: nn.Module
-    name: str
-    bare: str
-    parent: _Node | None
-    lora: Role | None
-    below_norm: bool
-    names_adapters: bool
+    parent: nn.Module | None = None
+    grandparent: nn.Module | None = None
+    lora: Role | None = None
+    below_norm: bool = False
+    names_adapters: bool = False
     """Whether its children are adapters of PEFT by name: ``lora_A.default``."""
 
 
-def _children(node: _Node, kind: str) -> Iterator[_Node]:
-    module = node.module
-    children = module._modules
-    is_peft = kind == "peft"
-    below_norm = node.below_norm or kind == "layer norm"
-    lone_wrapper = len(children) == 1 and not module._parameters
-    for name, child in children.items():
-        if child is None:
-            continue
-        full = f"{node.name}.{name}" if node.name else name
-        if is_peft or node.names_adapters or name in _WRAPPERS or (name == "module" and lone_wrapper):
-            bare = node.bare
-        else:
-            bare = f"{node.bare}.{name}" if node.bare else name
-        lora = node.lora
-        if lora is None and name.lower() in _LORA:
-            lora = _lora_role(module, name)
-        adapters = is_peft and isinstance(child, (nn.ModuleDict, nn.ParameterDict))
-        yield _Node(child, full, bare, node, lora, below_norm, adapters)
+class _Reader:
+    """One pass through a module tree, in the order of ``named_modules()``."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Place] = {}
+        self.shared: list[tuple[str, Place]] = []
+        self.experts: dict[int, _Experts] = {}
+        self.language_model: Any = None
+        """The first module that can say what its embeddings are."""
+        self._seen: set[int] = set()
+        self._kinds: dict[type[nn.Module], str] = {}
+
+    def read(self, module: nn.Module, name: str, bare: str, context: _Context) -> None:
+        if id(module) in self._seen:
+            return
+        self._seen.add(id(module))
+        kind = self._kinds.get(type(module))
+        if kind is None:
+            kind = self._kinds[type(module)] = _kind(module)
+        if self.language_model is None and hasattr(type(module), "get_output_embeddings"):
+            self.language_model = module
+        if module._parameters:
+            self._read_parameters(module, name, bare, kind, context)
+        if module._modules:
+            self._read_children(module, name, bare, kind, context)
+
+    def _read_parameters(self, module: nn.Module, name: str, bare: str, kind: str, context: _Context) -> None:
+        # transformers asks the type of children only
+        below_norm = context.below_norm or (kind == "layer norm" and context.parent is not None)
+        for own_name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            known = self.by_id.get(id(parameter))
+            if known is not None:
+                self.shared.append((name, known))
+                continue
+            full = f"{name}.{own_name}" if name else own_name
+            bare_name = full if bare == name else f"{bare}.{own_name}" if bare else own_name
+            role = context.lora or _role(kind, own_name, parameter, module, context)
+            place = Place(full, bare_name, name, bare, parameter, module, role, below_norm)
+            self.by_id[id(parameter)] = place
+            if kind == "custom" and len(shape_of(parameter)) == 3 and min(shape_of(parameter)) > 1:
+                experts = self.experts.setdefault(id(module), _Experts(module, context.parent, name))
+                experts.stacks.append(place)
+
+    def _read_children(self, module: nn.Module, name: str, bare: str, kind: str, context: _Context) -> None:
+        children = module._modules
+        if kind == "list" and len(children) > 1 and "expert" in name.rpartition(".")[2].lower():
+            self.experts[id(module)] = _Experts(module, context.parent, name)
+        lone_wrapper = len(children) == 1 and not module._parameters
+        unnamed = kind == "peft" or context.names_adapters
+        below_norm = context.below_norm or (kind == "layer norm" and context.parent is not None)
+        usual = _Context(module, context.parent, context.lora, below_norm)
+        for own_name, child in children.items():
+            if child is None:
+                continue
+            full = f"{name}.{own_name}" if name else own_name
+            if unnamed or own_name in _WRAPPERS or (lone_wrapper and own_name == "module"):
+                child_bare = bare
+            else:
+                child_bare = full if bare == name else f"{bare}.{own_name}" if bare else own_name
+            below = usual
+            if kind == "peft" and isinstance(child, (nn.ModuleDict, nn.ParameterDict)):
+                below = below._replace(names_adapters=True)
+            if context.lora is None and own_name.lower() in _LORA:
+                below = below._replace(lora=_lora_role(module, own_name))
+            self.read(child, full, child_bare, below)
 
 
 def _lora_role(module: nn.Module, name: str) -> Role | None:
@@ -196,28 +210,32 @@ def _kind(module: nn.Module) -> str:
     return "norm" if "norm" in type(module).__name__.lower() and not module._modules else "custom"
 
 
-def _role(kind: str, name: str, parameter: nn.Parameter, node: _Node) -> Role:
-    dimensions = len(shape_of(parameter))
+_BY_TYPE = {
+    ("linear", "weight"): Role.HIDDEN_MATRIX,  # also where FSDP1 shows a flat piece of it
+    ("convolution", "weight"): Role.CONVOLUTION,
+    ("linear", "bias"): Role.BIAS,
+    ("convolution", "bias"): Role.BIAS,
+    ("embedding", "weight"): Role.EMBEDDING,
+}
+
+
+def _role(kind: str, name: str, parameter: nn.Parameter, module: nn.Module, context: _Context) -> Role:
+    by_type = _BY_TYPE.get((kind, name))
+    if by_type is not None:
+        return by_type
     if kind in ("norm", "layer norm"):
         return Role.NORM
-    if kind == "embedding":
-        return Role.EMBEDDING
-    if kind in ("linear", "convolution") and name == "weight":  # also where FSDP1 shows a flat piece of it
-        return Role.HIDDEN_MATRIX if kind == "linear" else Role.CONVOLUTION
+    dimensions = len(shape_of(parameter))
     if kind == "matrices" and dimensions == 2:
         return Role.HIDDEN_MATRIX
     if kind == "parametrization":
-        return Role.CONVOLUTION if _computes_a_convolution(node) else Role.OTHER
+        # it stands below the dict of a module's parametrizations
+        return Role.CONVOLUTION if isinstance(context.grandparent, nn.modules.conv._ConvNd) else Role.OTHER
     if dimensions == 1 and "bias" in name:
         return Role.BIAS
-    if kind == "custom" and dimensions == 1 and name == "weight" and _only_vectors(node.module):
+    if kind == "custom" and dimensions == 1 and name == "weight" and _only_vectors(module):
         return Role.NORM
     return Role.OTHER
-
-
-def _computes_a_convolution(node: _Node) -> bool:
-    owner = node.parent.parent if node.parent else None
-    return owner is not None and isinstance(owner.module, nn.modules.conv._ConvNd)
 
 
 def _only_vectors(module: nn.Module) -> bool:
@@ -230,9 +248,9 @@ def _only_vectors(module: nn.Module) -> bool:
 # ---------------------------------------------------------------- roles by what the model says
 
 
-def _find_heads(model: nn.Module, places: Sequence[Place], by_id: dict[int, Place]) -> None:
+def _find_heads(reader: _Reader) -> None:
     """Give the output head its role: the model's own answer, else what maps to labels outside the base model."""
-    owner: Any = next((each for each in model.modules() if hasattr(type(each), "get_output_embeddings")), None)
+    owner, by_id = reader.language_model, reader.by_id
     if owner is None:
         return
     head, embedding = _ask(owner, "get_output_embeddings"), _ask(owner, "get_input_embeddings")
@@ -246,7 +264,7 @@ def _find_heads(model: nn.Module, places: Sequence[Place], by_id: dict[int, Plac
     outputs = {getattr(config, "num_labels", None), getattr(config, "vocab_size", None)} - {None}
     if not base or base not in owner._modules:
         return
-    for place in places:
+    for place in by_id.values():
         outside = place.bare_module.partition(".")[0] != base
         if outside and place.role is Role.HIDDEN_MATRIX and getattr(place.module, "out_features", None) in outputs:
             place.role = Role.OUTPUT_HEAD
@@ -271,7 +289,7 @@ class _Experts:
         name: of the module.
     """
 
-    def __init__(self, module: nn.Module, parent: _Node | None, name: str) -> None:
+    def __init__(self, module: nn.Module, parent: nn.Module | None, name: str) -> None:
         self.module = module
         self.parent = parent
         self.named_so = "expert" in f"{name}.{type(module).__name__}".lower()
@@ -302,10 +320,10 @@ class _Experts:
             for child in self.module.children():
                 yield from (by_id[id(each)] for each in child.parameters())
         if self.parent is not None:
-            for parameter in self.parent.module._parameters.values():
+            for parameter in self.parent._parameters.values():
                 if parameter is not None:
                     yield by_id[id(parameter)]
-            for child in self.parent.module.children():
+            for child in self.parent.children():
                 if child is not self.module:
                     yield from (by_id[id(each)] for each in child.parameters())
 

@@ -56,7 +56,9 @@ class _Pattern:
     def selects(self, place: Place) -> bool:
         if self.roles is not None:
             return place.role in self.roles
-        return any(self.matches(name) for name in place.target_names)
+        if self.matches(place.module_name):
+            return True
+        return place.has_more_names and any(self.matches(name) for name in place.more_names)
 
 
 def choose_targets(
@@ -99,7 +101,9 @@ def choose_targets(
         if not won:
             notes.append(f"target pattern {pattern.text!r} is never used: earlier patterns match all that it matches")
         notes += _left_out(pattern, structure, winners)
-    return {name: Choice(rule, tuple(also.get(name, ()))) for name, rule in winners.items()}, notes
+    usual = {pattern.text: Choice(pattern.text) for pattern in patterns}
+    overlapping = {name: Choice(winners[name], tuple(later)) for name, later in also.items()}
+    return {name: overlapping.get(name) or usual[rule] for name, rule in winners.items()}, notes
 
 
 def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
