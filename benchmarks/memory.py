@@ -90,7 +90,7 @@ def target_matrices() -> Table:
 def state_bytes(name: str, model: nn.Module, rank: int) -> int | None:
     """Return the state bytes of a plan; low-rank names get the attention and MLP matrices as targets."""
     spec = anyoptim.optimizer_info(name)
-    settings: dict[str, Any] = {"optim_target_modules": ["attn", "mlp"]} if spec.traits.needs_targets else {}
+    settings: dict[str, Any] = {"optim_target_modules": ["attn", "mlp"]} if spec.traits.names_targets else {}
     if name == "apollo_adamw":
         settings["rank"] = rank
     return anyoptim.plan(name, model, lr=1e-3, **settings).state_bytes
@@ -134,7 +134,7 @@ def peak(name: str) -> float:
     """Train two steps in this process and return the bytes at their peak, above those before them."""
     torch.set_num_threads(1)
     model = measured_model("cpu")
-    targets = ["attn", "mlp"] if anyoptim.optimizer_info(name).traits.needs_targets else None
+    targets = ["attn", "mlp"] if anyoptim.optimizer_info(name).traits.names_targets else None
     optimizer = anyoptim.get_optimizer(name, model, lr=1e-3, optim_target_modules=targets)
     tokens = torch.randint(4096, (1, 16))
     model(input_ids=tokens, labels=tokens)  # what the first forward pass allocates for good is no gradient

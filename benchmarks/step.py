@@ -101,7 +101,7 @@ def steps(device: str, repeats: int, weight_decay: float) -> Table:
 def stepped_once(name: str, optim_args: str, device: str, weight_decay: float) -> torch.optim.Optimizer:
     """Build an optimizer on a Llama of its own with given gradients; its state exists after the first step."""
     model = LlamaForCausalLM(CONFIG).to(device)
-    targets = ["attn", "mlp"] if anyoptim.optimizer_info(name).traits.needs_targets else None
+    targets = ["attn", "mlp"] if anyoptim.optimizer_info(name).traits.names_targets else None
     optimizer = anyoptim.get_optimizer(
         name, model, lr=1e-3, weight_decay=weight_decay, optim_args=optim_args, optim_target_modules=targets
     )

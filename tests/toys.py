@@ -55,7 +55,7 @@ def needs_of(name: str) -> dict[str, Any]:
     if spec.fallback is not None and spec.fallback.usual_lr:
         optim_args = f"fallback_lr={spec.fallback.usual_lr[1]}"
     return {
-        "optim_target_modules": "all-linear" if spec.traits.needs_targets and not spec.traits.targets else None,
+        "optim_target_modules": "all-linear" if spec.traits.names_targets else None,
         "optim_args": optim_args,
         "learning_rate": spec.usual_lr[1] if spec.usual_lr else 1e-3,
         "lr_scheduler_type": "constant" if spec.traits.schedule_free else "linear",

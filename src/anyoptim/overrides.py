@@ -157,7 +157,7 @@ class Overrides:
             exponent = last - numbers[place.name]
             if exponent:
                 ratio *= self.layer_decay**exponent
-                rules.append(f"layer_decay^{exponent}")
+                rules.append("layer_decay")
         return ({"lr_ratio": ratio} if rules or "lr_ratio" in given else {}), rules
 
     def _refuse_ineffective(

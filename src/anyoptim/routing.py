@@ -129,7 +129,7 @@ def _unreached(routes: Sequence[Route], settings: Settings) -> Iterator[str]:
     stacks = [each for each in routes if each.role is Role.EXPERT_STACK and not each.is_target]
     if not stacks:
         return
-    share = sum(each.parameter.numel() for each in stacks) / sum(each.parameter.numel() for each in routes)
+    share = sum(each.place.numel for each in stacks) / sum(each.place.numel for each in routes)
     why = (
         "no target pattern matches them"
         if Role.EXPERT_STACK in settings.implementation.target_roles

@@ -175,6 +175,11 @@ class Traits:
     clips_updates: bool = False
     adam_fields: bool = False
 
+    @property
+    def names_targets(self) -> bool:
+        """Whether the user has to name the targets."""
+        return self.needs_targets and not self.targets
+
 
 @dataclass(frozen=True)
 class OptimizerSpec:

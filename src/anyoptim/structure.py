@@ -7,6 +7,7 @@ for each expert.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -50,6 +51,11 @@ class Place:
     module: nn.Module
     role: Role
     below_layer_norm: bool
+
+    @property
+    def numel(self) -> int:
+        """How many elements it has in its model."""
+        return math.prod(shape_of(self.parameter))
 
     @property
     def has_more_names(self) -> bool:

@@ -53,7 +53,7 @@ def plan_table(plan: Plan) -> RenderableType:
         for row in rows:
             groups.add_row(*(row[title] for title in ("names", "tensors", "elements", "role", *shown)))
         parts.append(groups)
-        trained = sum(route.parameter.numel() for route in plan.routing.routes)
+        trained = sum(route.place.numel for route in plan.routing.routes)
         state = Text(f"{trained:,} trainable elements; optimizer state {format_bytes(plan.state_bytes)}")
         if plan.state_bytes is not None and trained:
             state.append(f", {plan.state_bytes / trained:.3g} bytes per element")
@@ -104,24 +104,25 @@ def _parameter_rows(plan: Plan) -> Iterator[dict[str, str]]:
     """Yield a row for the parameters of one role that one rule puts into one group, layers written as ranges."""
     assert plan.routing is not None
     group_of = {id(parameter): group for group in plan.groups for parameter in group["params"]}
-    kinds: dict[tuple[int, str, str, str], list[Route]] = {}
+    kinds: dict[tuple[str, ...], list[Route]] = {}
     for route in plan.routing.routes:
         group = group_of[id(route.parameter)]
-        kinds.setdefault((id(group), route.role, route.rule, _set_by(route)), []).append(route)
-    for (_, role, rule, set_by), routes in kinds.items():
-        group = group_of[id(routes[0].parameter)]
-        elements = {route.name: route.parameter.numel() for route in routes}
-        member = group.get(MEMBER, plan.spec.target_optimizer)
+        member = str(group.get(MEMBER, plan.spec.target_optimizer))
+        decay = _number(group.get("weight_decay"))
+        kinds.setdefault((str(route.role), member, decay, route.rule, _set_by(route)), []).append(route)
+    for (role, member, decay, rule, set_by), routes in kinds.items():
+        by_name = {route.name: route for route in routes}
         rate = plan.settings.get("lr" if member == plan.spec.target_optimizer else "fallback_lr")
-        for text, members in collapse(list(elements)):
+        for text, names in collapse(list(by_name)):
+            rates = [group_of[id(by_name[name].parameter)].get("lr", rate) for name in names]
             yield {
                 "names": text,
-                "tensors": str(len(members)),
-                "elements": f"{sum(elements[name] for name in members):,}",
-                "role": str(role),
-                "optimizer": str(member),
-                "lr": _number(group.get("lr", rate)),
-                "weight decay": _number(group.get("weight_decay")),
+                "tensors": str(len(names)),
+                "elements": f"{sum(by_name[name].place.numel for name in names):,}",
+                "role": role,
+                "optimizer": member,
+                "lr": " … ".join(dict.fromkeys(map(_number, (rates[0], rates[-1])))),
+                "weight decay": decay,
                 "target by": rule,
                 "set by": set_by,
             }
@@ -140,4 +141,4 @@ def _set_by(route: Route) -> str:
 
 
 def _number(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)

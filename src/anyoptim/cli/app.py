@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anyoptim.errors import OptimError
+from anyoptim.overrides import GROUP_OPTIONS
 from anyoptim.registry import list_optimizers, optimizer_info
 from anyoptim.spec import REQUIRED, Hyperparameter, OptimizerSpec
 from anyoptim.text import plain
@@ -91,7 +92,8 @@ def info(name: Name, as_json: AsJson = False) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("optim_args", "type", "default", "meaning"):
         table.add_column(column, no_wrap=column != "meaning")
-    for each in spec.hyperparameters:
+    options = () if spec.default.takes_model else GROUP_OPTIONS.values()
+    for each in (*spec.hyperparameters, *options):
         table.add_row(each.name, type_name(each.type), str(plain(each.default)), _meaning(each))
     print_rich(table)
 
@@ -102,7 +104,7 @@ def plan_command(
     model: Annotated[str, typer.Option(help="A config.json, a folder with one, or a preset such as tiny-llama.")],
     optim_args: Annotated[str | None, typer.Option(help="As in TrainingArguments: 'rank=256,scale=1.0'.")] = None,
     target_modules: Annotated[
-        list[str] | None, typer.Option(help="A pattern of optim_target_modules; repeat for a list, or all-linear.")
+        list[str] | None, typer.Option(help="A pattern of optim_target_modules; repeat for a list.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="TrainingArguments' learning_rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="TrainingArguments' weight_decay.")] = None,
@@ -117,7 +119,7 @@ def plan_command(
     spec = optimizer_info(name)
     weights = convert(dtype, "torch.dtype", "--dtype")
     on_meta = make_model(load_config(model), device="meta", dtype=weights)  # type: ignore[arg-type]  # convert's word
-    targets: object = target_modules or ("all-linear" if spec.traits.needs_targets else None)
+    targets: object = target_modules or ("all-linear" if spec.traits.names_targets else None)
     if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]
     args = {

@@ -63,17 +63,20 @@ def demo_arguments(name: str, config: PretrainedConfig, steps: int, output_dir: 
 
     The learning rate is the top of the usual range, as a small model trained from scratch takes; a
     schedule-free optimizer gets a constant schedule, any other a cosine one; a low-rank one projects
-    every linear layer to at most a quarter of its width.
+    every linear layer to at most a quarter of its width; a hybrid has the top of both ranges.
     """
     spec = optimizer_info(name)
     traits = spec.traits
     rank = next((each.default for each in spec.hyperparameters if each.name == "rank"), None)
     largest_rank = config.hidden_size // 4
+    optim_args = [f"rank={largest_rank}"] if isinstance(rank, int) and rank > largest_rank else []
+    if spec.fallback is not None and spec.fallback.usual_lr:
+        optim_args.append(f"fallback_lr={spec.fallback.usual_lr[1]}")
     return TrainingArguments(
         output_dir=output_dir,
         optim=name,
-        optim_args=f"rank={largest_rank}" if isinstance(rank, int) and rank > largest_rank else None,
-        optim_target_modules="all-linear" if traits.needs_targets else None,
+        optim_args=",".join(optim_args) or None,
+        optim_target_modules="all-linear" if traits.names_targets else None,
         learning_rate=spec.usual_lr[1] if spec.usual_lr else 1e-3,
         lr_scheduler_type="constant" if traits.schedule_free else "cosine",
         warmup_steps=steps // 10,
