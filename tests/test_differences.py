@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import Subset
-from toys import arguments, data, inner, llama, needs_of, same_weights, train, weights
-from transformers import Trainer
+from toys import SIZES, arguments, data, inner, llama, needs_of, same_weights, train, weights
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM, Trainer
 
 import anyoptim
 
@@ -176,6 +176,39 @@ def test_one_target_pattern_of_several_matches_nothing(tmp_path: Path) -> None:
     built(tmp_path, enabled=False, **fields)
     with pytest.raises(anyoptim.TargetModulesError, match=r"'q_prj' matches no module\. Did you mean 'q_proj'"):
         built(tmp_path, enabled=True, **fields)
+
+
+def test_targets_that_are_no_nn_linear(tmp_path: Path) -> None:
+    """GPT-2's Conv1D, an embedding that is named alone."""
+    torch.manual_seed(0)
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=64))
+    for model, pattern in ((gpt2, "attn"), (llama(), "embed_tokens")):
+        args = arguments(tmp_path, optim="apollo_adamw", optim_target_modules=[pattern], optim_args="rank=4")
+        with pytest.raises(ValueError, match="No target modules"):
+            Trainer(model, args, train_dataset=data()).create_optimizer()
+        with anyoptim.enable():
+            optimizer = inner(Trainer(model, args, train_dataset=data()).create_optimizer())
+        assert any("rank" in group for group in optimizer.param_groups)
+
+
+def test_experts_of_a_moe_model(tmp_path: Path) -> None:
+    """transformers 5 stacks them in 3-d parameters; 4.57 keeps them in linear layers, where both agree."""
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2))
+    experts = {id(each) for name, each in model.named_parameters() if ".experts." in name}
+    stacked = any(each.dim() == 3 for each in model.parameters())
+    args = arguments(tmp_path, optim="apollo_adamw", optim_target_modules=[r".*.mlp.*"], optim_args="rank=4")
+
+    def projected() -> set[int]:
+        optimizer = inner(Trainer(model, args, train_dataset=data()).create_optimizer())
+        return {id(each) for group in optimizer.param_groups if "rank" in group for each in group["params"]}
+
+    if stacked:
+        with pytest.raises(ValueError, match="No target modules"):
+            projected()
+    else:
+        assert projected() >= experts
+    with anyoptim.enable():
+        assert projected() >= experts
 
 
 def test_adalomo_on_a_machine_without_cuda(tmp_path: Path) -> None:

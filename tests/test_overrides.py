@@ -13,9 +13,8 @@ import pytest
 import torch
 import yaml
 from architectures import NAMES, architecture
-from peft import LoraConfig, get_peft_model
 from torch import nn
-from toys import arguments, bert, data, llama, plain_steps, same_weights, train, weights
+from toys import arguments, bert, data, llama, lora, plain_steps, same_weights, train, weights
 from transformers import Trainer, TrainerCallback
 
 import anyoptim
@@ -24,6 +23,7 @@ from anyoptim.layers import layer_numbers
 from anyoptim.registry import unregister
 from anyoptim.structure import read_structure
 
+TARGETS = ["q_proj", "v_proj"]
 ENTRIES = [
     {"match": "embed_tokens", "lr": 1e-5},
     {"match": "q_proj", "lr_ratio": 16.0, "weight_decay": 0.2},
@@ -169,20 +169,12 @@ def test_layer_numbers_of_two_stacks_and_of_other_models() -> None:
 # ---------------------------------------------------------------- shorthands
 
 
-def lora() -> nn.Module:
-    torch.manual_seed(0)
-    model = get_peft_model(llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
-    model.config.use_cache = False
-    return model
-
-
-@pytest.mark.trainer
 @pytest.mark.usefixtures("enabled")
 def test_lora_plus(tmp_path: Path) -> None:
     """Against two groups of torch's AdamW, bit for bit."""
     args = arguments(tmp_path, optim="adamw_torch", optim_args="lora_plus_ratio=16", learning_rate=1e-3, max_steps=10)
-    ours = train(lora(), args).model
-    model = lora()
+    ours = train(lora(target_modules=TARGETS), args).model
+    model = lora(target_modules=TARGETS)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     by_hand = torch.optim.AdamW(
         [

@@ -1,4 +1,4 @@
-"""The README's Python is run as it stands, on a tiny model and a few examples."""
+"""The Python of the README and the guide is run as it stands, on a tiny model and a few examples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from toys import data, llama
 
 import anyoptim
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = README + (ROOT / "docs" / "targets.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGES, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[1])
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[2][:40])
 def test_block_runs(
     block: str,
     tokenizer: Any,

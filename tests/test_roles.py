@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 from architectures import MORE, NAMES, architecture
-from peft import LoraConfig, get_peft_model
 from special_roles import SPECIAL
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from toys import bert, llama
+from toys import bert, llama, lora
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
@@ -110,6 +109,8 @@ def test_modules_of_torch() -> None:
 
 
 def test_a_head_is_found_outside_the_base_model() -> None:
+    from peft import LoraConfig, get_peft_model
+
     model = LlamaForSequenceClassification(LlamaConfig(**llama().config.to_diff_dict(), num_labels=3))
     found = roles(get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="SEQ_CLS")))
     assert found["base_model.model.score.modules_to_save.default.weight"] is Role.OUTPUT_HEAD
@@ -118,12 +119,8 @@ def test_a_head_is_found_outside_the_base_model() -> None:
 # ---------------------------------------------------------------- names
 
 
-def peft(**config: Any) -> nn.Module:
-    return get_peft_model(llama(), LoraConfig(r=4, task_type="CAUSAL_LM", **config))
-
-
 def test_lora_matrices_and_the_names_of_the_modules_that_they_adapt() -> None:
-    model = peft(target_modules=["q_proj", "embed_tokens"])
+    model = lora(target_modules=["q_proj", "embed_tokens"])
     places = {each.name: each for each in read_structure(model).places}
     a = places["base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"]
     b = places["base_model.model.model.layers.0.self_attn.q_proj.lora_B.default.weight"]

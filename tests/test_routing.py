@@ -11,9 +11,8 @@ import torch
 from architectures import NAMES, architecture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
 from torch import nn
-from toys import arguments, bert, llama
+from toys import arguments, bert, llama, lora
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from transformers.pytorch_utils import Conv1D
 
@@ -255,7 +254,7 @@ def test_hidden_matrices_are_neither_embedding_nor_head_nor_router(name: str) ->
 
 
 def test_patterns_for_the_bare_model_find_its_adapters() -> None:
-    model = get_peft_model(llama(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    model = lora(target_modules=["q_proj", "v_proj"])
     adapters = {each for each, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(adapters) == 8
     assert ours(model, r"model\.layers\.\d+\.self_attn\.(q|v)_proj") == adapters

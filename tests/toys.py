@@ -40,6 +40,14 @@ def bert(seed: int = 0) -> BertForMaskedLM:
     return BertForMaskedLM(TINY_BERT)
 
 
+def lora(seed: int = 0, **config: Any) -> torch.nn.Module:
+    """A Llama with adapters; for tests of the newest environment, which alone has PEFT."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    return get_peft_model(llama(seed), LoraConfig(**{"r": 4, "task_type": "CAUSAL_LM", **config}))
+
+
 MODELS = {"llama": llama, "bert": bert}
 
 
