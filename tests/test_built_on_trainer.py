@@ -16,6 +16,7 @@ from toys import (
     arguments,
     inner,
     llama,
+    lora,
     losses,
     needs_of,
     run_arguments,
@@ -175,11 +176,10 @@ def test_seq2seq_trainer(name: str, tmp_path: Path) -> None:
 
 @each_name
 def test_lora_trains_the_adapter_only(name: str, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(llama(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = lora(target_modules="all-linear")
     assert {each.split(".")[-2] for each, value in model.named_parameters() if value.requires_grad} == {"default"}
-    args = arguments(tmp_path, **fields_of(name, tmp_path))
+    targets = ["lora_A", "lora_B"] if anyoptim.optimizer_info(name).traits.needs_targets else None
+    args = arguments(tmp_path, **{**fields_of(name, tmp_path), "optim_target_modules": targets})
     check_run(name, model, lambda: train(model, args))
 
 
@@ -203,6 +203,9 @@ class OwnClsAndKwargs(Trainer):
 @each_name
 def test_a_subclass_may_change_the_learning_rate(name: str, subclass: type[Trainer], tmp_path: Path) -> None:
     model = llama()
-    args = arguments(tmp_path, **fields_of(name, tmp_path))
+    fields = fields_of(name, tmp_path)
+    if anyoptim.optimizer_info(name).fallback is not None:
+        fields["optim_args"] = None  # a fallback_lr would stay
+    args = arguments(tmp_path, **fields)
     trainer = check_run(name, model, lambda: train(model, args, subclass))
     assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {args.learning_rate / 2}

@@ -170,7 +170,7 @@ def _learning_rate(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
 def _hybrid(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
     if spec.fallback is None:
         return
-    one_rate = settings.values["fallback_lr"].source == "lr"
+    one_rate = settings.source("fallback_lr") == "lr"
     if one_rate and "adjust_lr_fn" in settings.values and settings["adjust_lr_fn"] != "match_rms_adamw":
         yield (
             f"lr={settings['lr']} is for {spec.target_optimizer} and for {spec.fallback.name}, whose usual rates"

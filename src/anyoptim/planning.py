@@ -142,9 +142,12 @@ class Plan:
         rest = [group for group in groups if group[MEMBER] == self.spec.fallback.name]
         own = [group for group in groups if group[MEMBER] == self.spec.target_optimizer]
         build_rest = self.spec.fallback.default.load()
+        taken_over = {
+            name: value for name, value in changed.items() if self.settings.source(f"fallback_{name}") == name
+        }
         return CompositeOptimizer(
             {
-                self.spec.fallback.name: build_rest(rest, **self.settings.of_scope("fallback")),
+                self.spec.fallback.name: build_rest(rest, **{**self.settings.of_scope("fallback"), **taken_over}),
                 self.spec.target_optimizer: build(own, **keywords),
             }
         )

@@ -80,6 +80,10 @@ class Settings:
         """Return a hyperparameter's value, or ``default`` where the optimizer has none of that name."""
         return self.values[name].value if name in self.values else default
 
+    def source(self, name: str) -> str | None:
+        """Return where a hyperparameter's value came from; a fallback's may come from the other one's, by its name."""
+        return self.values[name].source if name in self.values else None
+
     @property
     def in_backward(self) -> bool:
         """Whether parameters are updated inside the backward pass, by our facade or by the class itself."""
