@@ -13,12 +13,13 @@ from architectures import architecture
 from runs import STOP, fields_of, in_new_process, resume, resumes_as
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from toys import arguments, data, inner, llama, plain_steps, same_weights, train, weights
+from toys import arguments, data, inner, llama, needs_of, plain_steps, same_weights, train, weights
 from transformers import Trainer
 
 import anyoptim
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.memory import measured_state_bytes
 from anyoptim.records import built
 
 PAIRS = [
@@ -100,13 +101,34 @@ def test_muon_in_a_trainer_is_torchs_muon_and_adamw_by_hand(tmp_path: Path) -> N
     assert same_weights(weights(ours.model), weights(theirs.model))
 
 
-def test_muon_on_stacks_of_experts() -> None:
-    """Each expert is a matrix of its own: against torch's Muon on every one of them."""
+def mixture_of_experts() -> nn.Module:
     like = architecture("Qwen3MoeForCausalLM")
     config = copy.deepcopy(like.config)
     config.num_experts_per_tok = 2
     torch.manual_seed(0)
-    model = type(like)(config)
+    return type(like)(config)
+
+
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("name", ["muon", "apollo_adamw", "galore_adamw_8bit", "galore_adafactor"])
+def test_a_moe_model_trains_and_its_state_is_what_was_predicted(name: str, tmp_path: Path) -> None:
+    model = mixture_of_experts()
+    model.config.vocab_size = 128
+    before = weights(model)
+    fields = {**needs_of(name), "optim": name, "max_steps": 3}
+    if name != "muon":
+        fields |= {"optim_target_modules": [r".*mlp.*", "attn"], "optim_args": "rank=4"}
+    examples = [{key: value % 128 for key, value in data()[index].items()} for index in range(24)]
+    trainer = train(model, arguments(tmp_path, **fields), train_dataset=examples)
+    assert sum(parameter.dim() == 3 for parameter in model.parameters()) == 4
+    assert all(not torch.equal(value, before[key]) for key, value in weights(model).items())
+    predicted = anyoptim.plan(name, model, arguments(tmp_path, **fields)).state_bytes
+    assert measured_state_bytes(inner(trainer.optimizer)) == predicted
+
+
+def test_muon_on_stacks_of_experts() -> None:
+    """Each expert is a matrix of its own: against torch's Muon on every one of them."""
+    model = mixture_of_experts()
     before = weights(model)
     optimizer = anyoptim.get_optimizer("muon", model, lr=0.01, weight_decay=0.1, momentum=0.9)
     batch = torch.randint(0, 100, (2, 16))
