@@ -39,6 +39,7 @@ ZERO: dict[str, Any] = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
 }
+MORE = {"fused": "fused_backward=true", "rates": "embed_tokens@lr_ratio=0.5,layer_decay=0.8,no_decay=[q_proj]"}
 MODES: dict[str, dict[str, Any]] = {
     "ddp": {},
     "fsdp": {"fsdp": True, "fsdp_config": {**FULL, "state_dict_type": "FULL_STATE_DICT"}},
@@ -49,10 +50,13 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 def cases() -> list[str]:
-    """Every name, and with ``fused_backward`` those that take it and do not have it by themselves."""
+    """Every name, with ``fused_backward`` those that take it and do not have it by themselves, two with other rates."""
     specs = [anyoptim.optimizer_info(name) for name in toys.NAMES]
     fused = [spec.name for spec in specs if any(each.name == "fused_backward" for each in spec.hyperparameters)]
-    return [*toys.NAMES, *(f"{name},fused" for name in fused if not anyoptim.optimizer_info(name).fused_backward)]
+    # where a name in _layerwise is the same thing, it is enough
+    have = {name.removesuffix("_layerwise") for name in toys.NAMES if anyoptim.optimizer_info(name).fused_backward}
+    more = [f"{name},fused" for name in fused if name not in have and not anyoptim.optimizer_info(name).fused_backward]
+    return [*toys.NAMES, *more, "adamw_torch,rates", "muon,rates"]
 
 
 class Watch(TrainerCallback):
@@ -80,14 +84,15 @@ class Case:
     """
 
     def __init__(self, case: str, mode: str, folder: Path) -> None:
-        self.name, _, fused = case.partition(",")
+        self.name, _, more = case.partition(",")
+        fused = more == "fused"
         self.mode = mode
         self.folder = folder / mode / case
         self.in_fp32 = mode.startswith("zero")
         self.alone = "RANK" not in os.environ
         needs = toys.needs_of(self.name)
-        if fused:
-            needs["optim_args"] = ",".join(filter(None, (needs["optim_args"], "fused_backward=true")))
+        if more:
+            needs["optim_args"] = ",".join(filter(None, (needs["optim_args"], MORE[more])))
         spec = anyoptim.optimizer_info(self.name)
         if self.in_fp32 and spec.usual_lr:
             needs["learning_rate"] = sqrt(spec.usual_lr[0] * spec.usual_lr[1])

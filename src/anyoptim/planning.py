@@ -185,11 +185,13 @@ class Plan:
     @property
     def summary(self) -> str:
         """One line: class, implementation, groups and predicted state."""
+        fallback = self.spec.fallback
+        beside = f" and {fallback.default.class_path} for all that is no target" if fallback else ""
         when = ", updating inside the backward pass" if self.settings.get("fused_backward") else ""
         groups = ", ".join(str(len(group["params"])) for group in self.groups) or "the caller's own"
         return (
             f"{self.spec.name}: {self.implementation.class_path} ({self.implementation.name} implementation of"
-            f" {self.implementation.package}){when}, {len(self.groups)} groups of {groups} parameters, optimizer state"
+            f" {self.implementation.package}){beside}{when}, {len(self.groups)} groups of {groups} parameters, optimizer state"
             f" {format_bytes(self.state_bytes)} (predicted)"
         )
 

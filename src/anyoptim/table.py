@@ -28,6 +28,10 @@ def plan_table(plan: Plan) -> RenderableType:
     head.append(f": {spec.summary}\n")
     head.append(f"{implementation.name} implementation, {implementation.class_path} of {implementation.package}")
     head.append(f" ({implementation.licence or 'licence not stated'})")
+    if spec.fallback is not None:
+        other = spec.fallback.default
+        head.append(f"\nall that is no target: {spec.fallback.name}, {other.class_path} of {other.package}")
+        head.append(f" ({other.licence or 'licence not stated'})")
     parts: list[RenderableType] = [head]
 
     values = Table(box=None, padding=(0, 2, 0, 0), title="hyperparameters", title_justify="left")
@@ -71,6 +75,7 @@ def plan_dict(plan: Plan) -> dict[str, object]:
         "implementation": plan.implementation.name,
         "class": plan.implementation.class_path,
         "package": plan.implementation.package,
+        "fallback": plan.spec.fallback.name if plan.spec.fallback else None,
         "hyperparameters": {
             name: {"value": plain(setting.value), "from": setting.source}
             for name, setting in plan.hyperparameters.items()
