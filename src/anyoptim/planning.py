@@ -191,8 +191,8 @@ class Plan:
         groups = ", ".join(str(len(group["params"])) for group in self.groups) or "the caller's own"
         return (
             f"{self.spec.name}: {self.implementation.class_path} ({self.implementation.name} implementation of"
-            f" {self.implementation.package}){beside}{when}, {len(self.groups)} groups of {groups} parameters, optimizer state"
-            f" {format_bytes(self.state_bytes)} (predicted)"
+            f" {self.implementation.package}){beside}{when}, {len(self.groups)} groups of {groups} parameters,"
+            f" optimizer state {format_bytes(self.state_bytes)} (predicted)"
         )
 
     def to_dict(self) -> dict[str, object]:
