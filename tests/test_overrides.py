@@ -21,6 +21,7 @@ import anyoptim
 from anyoptim import OptimArgsError
 from anyoptim.layers import layer_numbers
 from anyoptim.registry import unregister
+from anyoptim.roles import Role
 from anyoptim.structure import read_structure
 
 TARGETS = ["q_proj", "v_proj"]
@@ -158,6 +159,10 @@ def test_layer_numbers_of_two_stacks_and_of_other_models() -> None:
     vit, last = numbers(architecture("ViTForImageClassification"))
     assert {vit[name] for name in vit if "embeddings" in name} == {0}
     assert (vit["classifier.weight"], last) == (3, 3)
+    headed = nn.ModuleDict({"lm_head": nn.Linear(2, 3), "layers": nn.ModuleList(nn.Linear(2, 2) for _ in range(2))})
+    structure = read_structure(headed)
+    structure.places[0].role = Role.OUTPUT_HEAD  # registered first, used last
+    assert layer_numbers(headed, structure.places)[0]["lm_head.weight"] == 3
     mlp, last = numbers(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1)))
     assert (mlp["0.weight"], mlp["2.weight"], last) == (1, 3, 4)
     assert numbers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.LayerNorm(2))) == ({}, 0)

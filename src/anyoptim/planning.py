@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -241,8 +243,9 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
             raise UnsupportedError(f"{spec.name} needs the model: it cannot be planned from arguments alone.")
         routing, groups = None, []
     else:
-        routing = route(model, spec, settings, target_modules)
-        groups = make_groups(routing, spec, settings)
+        with _collector_paused():
+            routing = route(model, spec, settings, target_modules)
+            groups = make_groups(routing, spec, settings)
     refuse(spec, settings, fields, routing)
     advice = tuple(advise(spec, settings, fields, routing))
     return Plan(spec, settings, routing, tuple(groups), advice, model)
@@ -262,6 +265,18 @@ def get_optimizer(name: str, model: nn.Module, args: object = None, **overrides:
         OptimError: of the kind that says what is wrong; see ``anyoptim.errors``.
     """
     return plan(name, model, args, **overrides).build()
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Make many objects that all stay, without the garbage collector's walks through the whole model meanwhile."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _refuse_ratio(optimizer: Optimizer, *_: object) -> None:
