@@ -266,11 +266,11 @@ def test_schedule_free_in_a_pair_saves_its_average(tmp_path: Path) -> None:
     trainer = train(llama(), args)
     optimizer = inner(trainer.optimizer)
     averaged = weights(trainer.model)
+    optimizer.train()
     saved = optimizer.state_dict()
     for group in saved["param_groups"]:
         held = {"training_weight" in saved["state"][index] for index in group["params"]}
         assert held <= {"train_mode" in group}, group["optimizer"]  # of the others, weights are weights
-    optimizer.train()
     changed = {name for name, each in trainer.model.named_parameters() if not torch.equal(each, averaged[name])}
     names = {id(each): name for name, each in trainer.model.named_parameters()}
     assert changed
