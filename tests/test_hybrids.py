@@ -414,6 +414,18 @@ def test_what_the_fallback_takes_over() -> None:
     assert values["fallback_betas"].value == (0.9, 0.9)
 
 
+@pytest.mark.usefixtures("enabled")
+def test_a_warmup_ratio_reaches_the_fallback_as_steps(tmp_path: Path) -> None:
+    name, ratio = "muon+schedule_free_adamw", {"warmup_steps": 0.25, "lr_scheduler_type": "constant"}
+    with pytest.raises(anyoptim.OptimArgsError, match="number of training steps"):
+        anyoptim.get_optimizer(name, llama(), ratio)
+    args = arguments(tmp_path, optim=name, max_steps=-1, num_train_epochs=1, **ratio)
+    trainer = Trainer(llama(), args, train_dataset=data())
+    trainer.create_optimizer_and_scheduler(40)
+    found = [group.get("warmup_steps") for group in trainer.optimizer.param_groups]
+    assert found == [10, 10, None]
+
+
 def test_one_rate_for_two_optimizers_is_said() -> None:
     def said(**given: Any) -> bool:
         return any("whose usual rates differ" in each for each in anyoptim.plan("muon", llama(), **given).advice)

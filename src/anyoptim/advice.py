@@ -152,7 +152,7 @@ def _schedule(spec: OptimizerSpec, fields: Fields) -> Iterator[str]:
             f"lr_scheduler_type='{name}' works against {spec.name}, which needs no schedule;"
             " set lr_scheduler_type='constant'"
         )
-    elif name == "constant_with_warmup" and "warmup_steps" in {each.name for each in spec.hyperparameters}:
+    elif name == "constant_with_warmup" and any("warmup_steps" in each.name for each in spec.hyperparameters):
         yield f"the warmup is applied twice, by the schedule and by {spec.name}; set lr_scheduler_type='constant'"
 
 

@@ -92,7 +92,7 @@ class Plan:
         """
         if self.model is None:
             raise OptimError(f"{self.spec.name} was planned without a model; pass one to build it.")
-        if isinstance(self.settings.get("warmup_steps"), float):
+        if self._warmup_is_a_ratio:
             raise OptimArgsError(f"{self.spec.name}: {_RATIO_LEFT}")
         return self.construct(self.model if self.implementation.takes_model else self.groups)
 
@@ -105,7 +105,8 @@ class Plan:
             params: param groups (copied, so a plan may be built twice), or the model.
             changed: constructor keywords that differ from the plan's.
         """
-        self.optimizer_class  # noqa: B018  # a missing package is said before any advice
+        for _, each in self._members():
+            each.load()  # a missing package is said before any advice
         for sentence in self.advice:
             warnings.warn(f"{self.spec.name}: {sentence}.", stacklevel=3)
         arguments = params if isinstance(params, nn.Module) else [_copy(each) for each in params]
@@ -119,7 +120,7 @@ class Plan:
             ) from error
         self._refuse_inert_overrides(optimizer)
         stamp(optimizer, self.spec, self.settings)
-        if isinstance(self.settings.get("warmup_steps"), float):
+        if self._warmup_is_a_ratio:
             optimizer.register_step_pre_hook(_refuse_ratio)
         if self.spec.traits.schedule_free:
             keep_training_weights(optimizer)
@@ -128,6 +129,10 @@ class Plan:
         if not self.settings.get("fused_backward"):
             return optimizer
         return FusedBackward(optimizer, waiting=[name for name, each in self._members() if each.waits_for_step])
+
+    @property
+    def _warmup_is_a_ratio(self) -> bool:
+        return any(isinstance(self.settings.get(name), float) for name in ("warmup_steps", "fallback_warmup_steps"))
 
     def assemble(self, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
         """Call the constructors, and nothing else: no copy of the groups, no advice, no record.
@@ -281,7 +286,7 @@ def _collector_paused() -> Iterator[None]:
 
 def _refuse_ratio(optimizer: Optimizer, *_: object) -> None:
     """Stop a Trainer whose own ``create_scheduler`` left the warmup ratio unresolved."""
-    if any(isinstance(group["warmup_steps"], float) for group in optimizer.param_groups):
+    if any(isinstance(group.get("warmup_steps"), float) for group in optimizer.param_groups):
         raise OptimArgsError(f"{type(optimizer).__name__}: {_RATIO_LEFT}")
 
 
