@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 from pathlib import Path
@@ -32,12 +33,12 @@ TINY_BERT = BertConfig(**SIZES, hidden_dropout_prob=0.0, attention_probs_dropout
 
 def llama(seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    return LlamaForCausalLM(TINY_LLAMA)
+    return LlamaForCausalLM(copy.deepcopy(TINY_LLAMA))  # TRL changes a model's config
 
 
 def bert(seed: int = 0) -> BertForMaskedLM:
     torch.manual_seed(seed)
-    return BertForMaskedLM(TINY_BERT)
+    return BertForMaskedLM(copy.deepcopy(TINY_BERT))
 
 
 def lora(seed: int = 0, **config: Any) -> torch.nn.Module:
