@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -39,7 +39,6 @@ class _Pattern:
     in_list: bool
     regex: re.Pattern[str] | None = None
     regex_error: str = ""
-    chosen: list[Place] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.roles = ROLE_TARGETS.get(self.text.replace("_", "-"))

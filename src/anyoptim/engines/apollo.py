@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from anyoptim.engines.engine import CACHED, cached, local, whole, wide
+from anyoptim.engines.engine import CACHED, cached, like, local, whole, wide
 from anyoptim.engines.low_rank import (
     LowRank,
     Side,
     adam_direction,
     correction,
     decay,
-    like,
     plain_adamw,
     project,
     sides,

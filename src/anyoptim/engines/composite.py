@@ -69,7 +69,7 @@ class CompositeOptimizer(Optimizer):
         self.param_groups.append(self.optimizers[name].param_groups[-1])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Let every inner optimizer step.
 
         Args:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.optim import Optimizer
 
 from anyoptim.errors import UnsupportedError
@@ -101,13 +101,29 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def distributed_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return a tensor that every process holds whole as a DTensor placed like ``other``; as it is for a plain one."""
-    if not isinstance(other, DTensor):
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return a tensor replicated over the mesh of ``other``, where only that is a DTensor; else as it is."""
+    if isinstance(other, DTensor) and not isinstance(tensor, DTensor):
+        mesh = other.device_mesh
+        return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return tensor
+
+
+def part(tensor: Tensor, weight: Tensor, shared: int | None = None) -> Tensor:
+    """Return, as a plain tensor, what of ``tensor`` belongs to this process's part of a weight.
+
+    Args:
+        tensor: of as many dimensions as the weight; whole on every process, or a DTensor.
+        weight: decides how dimensions are split over processes.
+        shared: a negative dimension that ``tensor`` has in place of the weight's, so that it is not split.
+    """
+    tensor = like(tensor, weight)
+    if not isinstance(tensor, DTensor):
         return tensor
-    mesh = other.device_mesh
-    replicated = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return replicated.redistribute(placements=other.placements)
+    assert isinstance(weight, DTensor)
+    kept = None if shared is None else tensor.dim() + shared
+    placements = [each if isinstance(each, Shard) and each.dim != kept else Replicate() for each in weight.placements]
+    return local(tensor.redistribute(placements=placements))
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import local, mean, reduced, whole, wide
+from anyoptim.engines.engine import local, mean, part, reduced, whole, wide
 from anyoptim.engines.low_rank import (
     LowRank,
     Side,
@@ -21,7 +21,6 @@ from anyoptim.engines.low_rank import (
     add_projected_back,
     correction,
     decay,
-    part,
     plain_adamw,
     project,
     sides,

@@ -11,9 +11,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from anyoptim.engines.engine import Engine, adamw, bias_correction, local, reduced, whole, wide
+from anyoptim.engines.engine import Engine, adamw, bias_correction, like, local, part, reduced, whole, wide
 
 Side = Literal["left", "right"]
 """A matrix (..., m, n) is projected from the left by (..., m, r), from the right by (..., r, n)."""
@@ -129,31 +128,6 @@ def add_projected_back(weight: Tensor, low: Tensor, projections: Mapping[Side, T
         weight.baddbmm_(first, second, alpha=alpha)
     else:
         weight.add_(first @ second, alpha=alpha)
-
-
-def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return a tensor replicated over the mesh of ``other``, where only that is a DTensor; else as it is."""
-    if isinstance(other, DTensor) and not isinstance(tensor, DTensor):
-        mesh = other.device_mesh
-        return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return tensor
-
-
-def part(tensor: Tensor, weight: Tensor, shared: int | None = None) -> Tensor:
-    """Return, as a plain tensor, what of ``tensor`` belongs to this process's part of a weight.
-
-    Args:
-        tensor: of as many dimensions as the weight; whole on every process, or a DTensor.
-        weight: decides how dimensions are split over processes.
-        shared: a negative dimension that ``tensor`` has in place of the weight's, so that it is not split.
-    """
-    tensor = like(tensor, weight)
-    if not isinstance(tensor, DTensor):
-        return tensor
-    assert isinstance(weight, DTensor)
-    kept = None if shared is None else tensor.dim() + shared
-    placements = [each if isinstance(each, Shard) and each.dim != kept else Replicate() for each in weight.placements]
-    return local(tensor.redistribute(placements=placements))
 
 
 def plain_adamw(group: dict[str, Any], state: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:

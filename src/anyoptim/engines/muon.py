@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, distributed_like, local, whole
+from anyoptim.engines.engine import Engine, local, part, whole
 
 
 class Muon(Engine):
@@ -96,7 +96,7 @@ class Muon(Engine):
             factor = math.sqrt(max(1, rows / columns))
         weight = local(parameter.detach())
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(local(distributed_like(update, parameter)), alpha=-group["lr"] * factor)
+        weight.add_(part(update, parameter), alpha=-group["lr"] * factor)
 
 
 def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
