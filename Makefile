@@ -6,12 +6,12 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test lint types unit test-compat benchmark format clean
+.PHONY: demo test lint types unit test-compat matrix check-matrix catalogue benchmark format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
 
-test: lint types unit test-compat
+test: lint types unit test-compat check-matrix
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -30,6 +30,17 @@ test-compat: $(COMPAT:%=test-compat-%)
 test-compat-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest $(PARALLEL) -m trainer $(PYTEST)
 
+# what the installed packages' constructors take, for the catalogue
+catalogue: .venv/installed
+	$(BIN)/python tools/catalogue.py
+
+# the conformance kit on every installed name: write what it finds, or compare it with what is written
+matrix: .venv/installed
+	$(BIN)/python tools/matrix.py
+
+check-matrix: .venv/installed
+	$(BIN)/python tools/matrix.py --check
+
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/step.py
@@ -45,6 +56,9 @@ format: .venv/installed
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ecosystem]'
+	# its optimizers need no torchvision, which has no CPU build beside this torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps timm
+	$(BIN)/python -m pip install --quiet --no-deps ./examples/plugin
 	touch $@
 
 .PRECIOUS: .venv-%/installed
@@ -56,4 +70,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* demo
+	rm -rf .venv .venv-* .matrix demo

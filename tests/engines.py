@@ -65,7 +65,7 @@ def build(name: str, model: nn.Module, implementation: str = "native", **given: 
     given = {"rank": 2, **given}
     values = {each.name: given.get(each.name, each.default) for each in chosen.hyperparameters}
     constructor = chosen.load()
-    if chosen.takes_model:
+    if chosen.takes == "model":
         return constructor(model, **values)
     wrap = FusedBackward if values.pop("fused_backward", False) else lambda optimizer: optimizer
     targets = {each.name: values.pop(each.name) for each in chosen.hyperparameters if each.scope == "target"}

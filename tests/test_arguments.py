@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import NAMES
 
 import anyoptim
 from anyoptim import OptimArgsError, parse_optim_args
@@ -16,7 +17,6 @@ from anyoptim.arguments import accepted_keys
 from anyoptim.overrides import GROUP_OPTIONS
 from anyoptim.spec import REQUIRED
 
-NAMES = anyoptim.list_optimizers()
 KEYS = [(name, key) for name in NAMES for key in accepted_keys(anyoptim.optimizer_info(name).default)]
 
 

@@ -7,16 +7,18 @@ import os
 import statistics
 from collections.abc import Iterator
 
+import torch
 from torch.distributed.tensor import DTensor
 
 from anyoptim.engines.engine import several_processes
 from anyoptim.errors import UnsupportedError
 from anyoptim.routing import Routing
 from anyoptim.settings import Fields, Settings
-from anyoptim.spec import OptimizerSpec
+from anyoptim.spec import Implementation, OptimizerSpec
 
 _CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
 _FAR = 10.0
+_DEVICES = {"cuda": "a CUDA GPU", "npu": "an Ascend NPU", "xla": "an XLA device"}
 
 
 def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> Iterator[str]:
@@ -49,7 +51,7 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         yield f"optim_target_modules has no effect: {spec.name} treats every module alike"
     if settings.get("weight_decay") is None and fields.number("weight_decay"):
         yield f"weight_decay has no effect: {spec.name} has none"
-    if settings.implementation.takes_model and settings.number("weight_decay"):
+    if settings.implementation.updates_in_backward and settings.number("weight_decay"):
         yield (
             f"weight_decay applies to every parameter, biases and norms too: the {settings.implementation.name} "
             f"implementation of {spec.name} has no param groups"
@@ -63,9 +65,14 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
 def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> None:
     """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
     implementation = settings.implementation
+    _refuse_device(spec, implementation)
     if settings.in_backward and fields.get("fp16") is True:
         raise UnsupportedError(
             f"{spec.name} updates inside the backward pass, where fp16 gradients are still scaled; use bf16=True."
+        )
+    if spec.traits.needs_closure and fields.get("fp16") is True:
+        raise UnsupportedError(
+            f"{spec.name} evaluates the loss inside its step, where fp16 gradients are still scaled; use bf16=True."
         )
     if uses_deepspeed(fields):
         _refuse_deepspeed(spec, settings)
@@ -78,7 +85,7 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
                 f"The {each.name} implementation of {name} cannot step on parameters that FSDP2 shards;"
                 " take adalomo, apollo_mini or adamw_torch there, or train with DDP."
             )
-        if spec.fallback is not None and each.takes_model:
+        if spec.fallback is not None and not each.takes_groups:
             raise UnsupportedError(f"{spec.name}: {each.package} has no param groups, so it cannot be part of a pair.")
     for target in routing.targets if routing is not None else ():
         if target.parameter.dim() < 2:
@@ -98,6 +105,14 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
             f"{implementation.package} updates from each process's own gradient, so the replicas would drift apart;"
             f" take implementation={spec.default.name}, which waits for the reduced one."
         )
+
+
+def _refuse_device(spec: OptimizerSpec, implementation: Implementation) -> None:
+    """Raise for an accelerator that is needed and not there; a package that is not there is said when it is loaded."""
+    for each in (implementation, *((spec.fallback.default,) if spec.fallback else ())):
+        device = getattr(torch, each.device, None) if each.device else None
+        if each.device and each.installed and not (device is not None and device.is_available()):
+            raise UnsupportedError(f"{spec.name} needs {_DEVICES[each.device]}, and there is none here.")
 
 
 def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:

@@ -91,7 +91,7 @@ def typed(given: Mapping[str, object], spec: OptimizerSpec, implementation: Impl
 def accepted_keys(implementation: Implementation) -> dict[str, Hyperparameter]:
     """Return every key ``optim_args`` may hold, with ``beta1``, ``beta2`` for the elements of ``betas``."""
     own = {each.name: each for each in implementation.hyperparameters}
-    options = {} if implementation.takes_model else GROUP_OPTIONS
+    options = GROUP_OPTIONS if implementation.takes_groups else {}
     return {**options, **{each.name: each for each in _betas_elements(implementation)}, **own}
 
 
@@ -159,7 +159,7 @@ def _unknown_key(
     listing = ", ".join(
         f"{each.name}={'...' if each.default is REQUIRED else each.default}" for each in implementation.hyperparameters
     )
-    options = "" if implementation.takes_model else f" Every optimizer takes: {', '.join(GROUP_OPTIONS)}."
+    options = f" Every optimizer takes: {', '.join(GROUP_OPTIONS)}." if implementation.takes_groups else ""
     return f"{spec.name} has no hyperparameter {key!r}.{close} It takes: {listing}.{options}"
 
 

@@ -67,9 +67,14 @@ class _Member:
     def __init__(self, spec: OptimizerSpec, settings: Settings, *, is_target: bool) -> None:
         fallback = None if is_target else spec.fallback
         self.name = spec.target_optimizer if fallback is None else fallback.name
-        self.keywords = settings.of_scope("optimizer" if fallback is None else "fallback")
+        self.keywords = (
+            settings.of_scope("optimizer") if fallback is None else settings.of_scope("fallback", "fallback_")
+        )
         self.target_values = settings.of_scope("target") if is_target else {}
-        self.hybrid_values: dict[str, object] = {MEMBER: self.name} if spec.fallback else {}
+        self.marks: dict[str, object] = {MEMBER: self.name} if spec.fallback else {}
+        flag = settings.implementation.group_flag
+        if flag is not None:
+            self.marks[flag.key] = flag.target if is_target else flag.rest
         self.taker = f"a target of {self.name}" if is_target else f"what {self.name} trains"
 
     def takes(self, key: str) -> bool:
@@ -78,7 +83,7 @@ class _Member:
 
     def values(self, *, decays: bool) -> dict[str, object]:
         """Return what a group without overrides holds beside its parameters."""
-        values = {**self.target_values, **self.hybrid_values}
+        values = {**self.target_values, **self.marks}
         weight_decay = self.keywords.get("weight_decay")
         if weight_decay is not None:
             values["weight_decay"] = weight_decay if decays else 0.0

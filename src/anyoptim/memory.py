@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,23 +59,34 @@ def measured_state_bytes(optimizer: Optimizer) -> int:
 
 
 def _one_step_per_shape(plan: Plan, reason: Exception) -> StateMemory:
-    counts: list[Counter[tuple[torch.Size, torch.dtype]]] = [
-        Counter((each.shape, each.dtype) for each in group["params"]) for group in plan.groups
+    # two parameters of each shape, dtype and role stand for all of them: what the two share, all share
+    roles = {each.parameter: each.role for each in plan.routing.routes} if plan.routing else {}
+    kinds: list[dict[object, list[nn.Parameter]]] = []
+    for group in plan.groups:
+        alike: dict[object, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            alike.setdefault((parameter.shape, parameter.dtype, roles.get(parameter)), []).append(parameter)
+        kinds.append(alike)
+    reduced: list[GroupDict] = [
+        {**group, "params": [one for each in alike.values() for one in each[:2]]}
+        for group, alike in zip(plan.groups, kinds, strict=True)
     ]
-    largest = max((shape.numel() * dtype.itemsize for count in counts for shape, dtype in count), default=0)
+    largest = max((each.nbytes for group in reduced for each in group["params"]), default=0)
     if largest > _LARGEST_REAL_STEP:
         return StateMemory(None, "a parameter is too large to try a real step on")
-    reduced: list[GroupDict] = [
-        {**group, "params": [nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")) for shape, dtype in count]}
-        for group, count in zip(plan.groups, counts, strict=True)
-    ]
     try:
         optimizer = _after_one_step(plan, reduced)
         seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         total = _bytes_of_groups(optimizer, seen)
-        for group, count in zip(optimizer.param_groups, counts, strict=True):
-            for parameter, times in zip(group["params"], count.values(), strict=True):
-                total += times * _bytes_of(optimizer.state.get(parameter), seen)
+        for group, alike in zip(optimizer.param_groups, kinds, strict=True):
+            stand_ins = iter(group["params"])
+            for same in alike.values():
+                bytes_each = 0
+                for _ in same[:2]:
+                    counted = list(_tensors(optimizer.state.get(next(stand_ins)), seen))
+                    bytes_each = sum(tensor.numel() * tensor.element_size() for tensor in counted)
+                    total += bytes_each
+                total += max(len(same) - 2, 0) * bytes_each
     except Exception as error:  # see state_memory
         return StateMemory(None, f"no step could be tried: {error or reason!r}")
     return StateMemory(total, "a real step per parameter shape")
@@ -90,20 +100,50 @@ def _after_one_step(plan: Plan, groups: Sequence[GroupDict]) -> Optimizer:
     """
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        stands_for: dict[Tensor, Tensor] = {}
+
+        def stand_in(parameter: Tensor) -> nn.Parameter:
+            made = nn.Parameter(torch.ones(parameter.shape, dtype=parameter.dtype))
+            stands_for[made] = parameter
+            return made
+
         stand_ins: list[GroupDict] = [
-            {**group, "params": [nn.Parameter(torch.ones(each.shape, dtype=each.dtype)) for each in group["params"]]}
-            for group in groups
+            {**group, "params": [stand_in(each) for each in group["params"]]} for group in groups
         ]
-        parameters = [parameter for group in stand_ins for parameter in group["params"]]
-        params = nn.ParameterList(parameters) if plan.implementation.takes_model else stand_ins
-        optimizer = plan.assemble(params)
-        for parameter in parameters:
-            parameter.grad = torch.ones_like(parameter)
+        takes_groups = plan.implementation.takes_groups
+        optimizer = plan.assemble(stand_ins if takes_groups else _module_of(plan, stands_for), stands_for)
+
+        def gradients() -> float:
+            if plan.spec.traits.second_order:
+                loss = torch.stack([(each * each).sum() for each in stands_for]).sum()
+                torch.autograd.backward(loss, create_graph=True)
+                return 1.0
+            for each in stands_for:
+                each.grad = torch.ones_like(each)
+            return 1.0
+
+        gradients()
         train = getattr(optimizer, "train", None)
         if callable(train):  # schedule-free optimizers refuse to step in eval mode
             train()
-        optimizer.step()
+        optimizer.step(gradients) if plan.spec.traits.needs_closure else optimizer.step()
     return optimizer
+
+
+def _module_of(plan: Plan, stands_for: Mapping[Tensor, Tensor]) -> nn.Module:
+    """Return a module whose parameters, the stand-ins, have the names of the model's."""
+    names: dict[Tensor, str] = {each.parameter: each.name for each in plan.routing.routes} if plan.routing else {}
+    root = nn.Module()
+    object.__setattr__(root, "config", getattr(plan.model, "config", None))
+    for made, parameter in stands_for.items():
+        *path, last = names[parameter].split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(last, made)  # type: ignore[arg-type]  # made here, as a Parameter
+    return root
 
 
 def _bytes_of_groups(optimizer: Optimizer, seen: set[int]) -> int:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from anyoptim import mends
 from anyoptim.advice import advise, refuse
+from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import MEMBER, CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
@@ -22,6 +24,7 @@ from anyoptim.groups import GroupDict, make_groups
 from anyoptim.memory import StateMemory, state_memory
 from anyoptim.records import stamp
 from anyoptim.registry import optimizer_info
+from anyoptim.roles import Role
 from anyoptim.routing import Routing, route
 from anyoptim.settings import Fields, Setting, Settings, resolve
 from anyoptim.spec import Implementation, OptimizerSpec
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger(__name__)
+
+_licences_said: set[str] = set()
+"""The licences that forbid commercial use and were warned of in this process."""
 
 _RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, or give warmup_steps in optim_args."
 
@@ -94,7 +100,7 @@ class Plan:
             raise OptimError(f"{self.spec.name} was planned without a model; pass one to build it.")
         if self._warmup_is_a_ratio:
             raise OptimArgsError(f"{self.spec.name}: {_RATIO_LEFT}")
-        return self.construct(self.model if self.implementation.takes_model else self.groups)
+        return self.construct(self.groups if self.implementation.takes_groups else self.model)
 
     def construct(self, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
         """Call the constructor on ``params``: what ``build()`` does with the plan's own groups.
@@ -109,9 +115,16 @@ class Plan:
             each.load()  # a missing package is said before any advice
         for sentence in self.advice:
             warnings.warn(f"{self.spec.name}: {sentence}.", stacklevel=3)
+        licence = self.implementation.licence
+        if not self.implementation.commercial and licence not in _licences_said:
+            _licences_said.add(licence)
+            warnings.warn(
+                f"{self.spec.name}: {self.implementation.package} is under {licence}: not for commercial use.",
+                stacklevel=3,
+            )
         arguments = params if isinstance(params, nn.Module) else [_copy(each) for each in params]
         try:
-            optimizer = self.assemble(arguments, **changed)
+            optimizer = self.assemble(arguments, None, **changed)
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:
             if isinstance(error, OptimError):
                 raise
@@ -126,6 +139,8 @@ class Plan:
             keep_training_weights(optimizer)
         if _logger.isEnabledFor(logging.INFO):
             _logger.info(self.summary)
+        if self.spec.traits.needs_closure:
+            return WithClosure(optimizer)
         if not self.settings.get("fused_backward"):
             return optimizer
         return FusedBackward(optimizer, waiting=[name for name, each in self._members() if each.waits_for_step])
@@ -134,14 +149,34 @@ class Plan:
     def _warmup_is_a_ratio(self) -> bool:
         return any(isinstance(self.settings.get(name), float) for name in ("warmup_steps", "fallback_warmup_steps"))
 
-    def assemble(self, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
+    def assemble(
+        self, params: nn.Module | Iterable[Any], stands_for: Mapping[Tensor, Tensor] | None = None, **changed: object
+    ) -> Optimizer:
         """Call the constructors, and nothing else: no copy of the groups, no advice, no record.
 
         Args:
             params: param groups, or the model.
+            stands_for: the model's parameters by those that stand in for them in ``params``.
             changed: constructor keywords that differ from the plan's.
         """
+        optimizer = self._assemble_inside(params, **changed)
+        if self.implementation.mends:
+            roles: dict[Tensor, Role] = (
+                {each.parameter: each.role for each in self.routing.routes} if self.routing else {}
+            )
+            originals = stands_for or {}
+            for name in self.implementation.mends:
+                getattr(mends, name)(optimizer, lambda parameter: roles.get(originals.get(parameter, parameter)))
+        for wrapper in self.spec.wrappers:
+            wrap: Any = wrapper.default.load()
+            optimizer = wrap(optimizer, **self.settings.of_scope("wrapper", f"{wrapper.name}_"))
+        return optimizer
+
+    def _assemble_inside(self, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
         build = self.implementation.load()
+        if isinstance(params, nn.Module) and self.implementation.takes != "model":
+            named = [(name, each) for name, each in params.named_parameters() if each.requires_grad]
+            params = named if self.implementation.takes == "named_parameters" else [each for _, each in named]
         keywords = {**self.keywords, **changed}
         if self.spec.fallback is None:
             return build(params, **keywords)
@@ -154,7 +189,9 @@ class Plan:
         }
         return CompositeOptimizer(
             {
-                self.spec.fallback.name: build_rest(rest, **{**self.settings.of_scope("fallback"), **taken_over}),
+                self.spec.fallback.name: build_rest(
+                    rest, **{**self.settings.of_scope("fallback", "fallback_"), **taken_over}
+                ),
                 self.spec.target_optimizer: build(own, **keywords),
             }
         )
@@ -163,6 +200,9 @@ class Plan:
     def optimizer_class(self) -> type[Optimizer]:
         """The class of what is built, before any facade for the backward pass; imports the packages behind it."""
         loaded = [each.load() for _, each in self._members()]
+        if self.spec.wrappers:
+            outermost: Any = self.spec.wrappers[-1].default.load()
+            return outermost if isinstance(outermost, type) else Optimizer
         if len(loaded) > 1:
             return CompositeOptimizer
         return loaded[0] if isinstance(loaded[0], type) and issubclass(loaded[0], Optimizer) else Optimizer
@@ -241,10 +281,14 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
     fields = Fields(args)
     optim_args = overrides.pop("optim_args", fields.get("optim_args"))
     target_modules = overrides.pop("optim_target_modules", fields.get("optim_target_modules"))
-    settings = resolve(spec, fields, optim_args, overrides)
+    if spec.is_wrapper:
+        raise UnsupportedError(
+            f"{spec.name} goes around another optimizer: write {spec.name}(adamw_torch), for example."
+        )
+    settings = resolve(spec, fields, optim_args, overrides, getattr(model, "config", None))
     needs_targets = spec.traits.needs_targets
     if model is None:
-        if needs_targets or settings.implementation.takes_model:
+        if needs_targets or not settings.implementation.takes_groups:
             raise UnsupportedError(f"{spec.name} needs the model: it cannot be planned from arguments alone.")
         routing, groups = None, []
     else:

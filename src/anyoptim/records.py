@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from anyoptim.errors import CheckpointError
 from anyoptim.settings import Settings
-from anyoptim.spec import OptimizerSpec
+from anyoptim.spec import OptimizerSpec, Traits
 from anyoptim.text import plain
 
 if TYPE_CHECKING:
@@ -53,12 +53,14 @@ class Record:
         class_path: of its class, ``module:Class``.
         hyperparameters: every value as planned.
         applied_lr: the key of a group that holds the learning rate of the last step.
+        traits: of its spec.
     """
 
     writer: Writer
     class_path: str
     hyperparameters: Mapping[str, object]
     applied_lr: str
+    traits: Traits
 
 
 _records: WeakKeyDictionary[Optimizer, Record] = WeakKeyDictionary()
@@ -77,6 +79,7 @@ def stamp(optimizer: Optimizer, spec: OptimizerSpec, settings: Settings) -> None
         implementation.class_path,
         {name: setting.value for name, setting in settings.values.items()},
         (spec.fallback.default if spec.fallback else implementation).applied_lr,  # of the first group
+        spec.traits,
     )
     optimizer.register_state_dict_post_hook(_sign)
     optimizer.register_load_state_dict_pre_hook(_check)

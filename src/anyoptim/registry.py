@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _Constructor = TypeVar("_Constructor", bound="Callable[..., Optimizer]")
 
+_WRAPPED = re.compile(r"(?P<wrapper>[^()+]+)\((?P<inner>.+)\)", re.DOTALL)
+
 _specs: dict[str, OptimizerSpec] = {}
 _aliases: dict[str, str] = {}
 _plugins: dict[str, EntryPoint] = {}
@@ -35,6 +37,9 @@ on_register: list[Callable[[OptimizerSpec], None]] = []
 def normalise(name: str) -> str:
     """Return the registered spelling: lower snake case; a class path ``module:Class`` stays as it is."""
     name = str(name).strip()
+    wrapped = _WRAPPED.fullmatch(name)
+    if wrapped:
+        return f"{normalise(wrapped['wrapper'])}({normalise(wrapped['inner'])})"
     if "+" in name:
         return "+".join(normalise(part) for part in name.split("+"))
     return name if ":" in name else re.sub(r"[-\s]+", "_", name.lower())
@@ -85,12 +90,12 @@ def optimizer_info(name: str) -> OptimizerSpec:
     """Return what a name means.
 
     Args:
-        name: a registered name or alias in any case, with ``-`` or ``_``; a class path ``module:Class``; or a pair
-            ``matrix_optimizer+fallback`` of such names.
+        name: a registered name or alias in any case, with ``-`` or ``_``; a class path ``module:Class``; a pair
+            ``matrix_optimizer+fallback`` of such names; or ``wrapper(name)``, also nested.
 
     Raises:
         UnknownOptimizerError: no such name; says which come close.
-        OptimError: two names that make no pair.
+        OptimError: two names that make no pair, or that cannot be wrapper and wrapped.
     """
     _load_catalogue()
     key = normalise(name)
@@ -101,6 +106,9 @@ def optimizer_info(name: str) -> OptimizerSpec:
         spec = _load_plugin(key)
         if spec is not None:
             return spec
+    wrapped = _WRAPPED.fullmatch(key)
+    if wrapped:
+        return optimizer_info(wrapped["inner"]).wrapped_in(optimizer_info(wrapped["wrapper"]))
     if "+" in key:
         return _pair(key)
     if ":" in key:
@@ -141,19 +149,26 @@ def unknown(name: str, known: Iterable[str]) -> UnknownOptimizerError:
     return UnknownOptimizerError(f"No optimizer is called {name!r}.{close} `anyoptim list` shows every name.")
 
 
-def list_optimizers(pattern: str = "*", *, package: str | None = None, installed: bool | None = None) -> list[str]:
+def list_optimizers(
+    pattern: str = "*",
+    *,
+    package: str | None = None,
+    installed: bool | None = None,
+    commercial: bool | None = None,
+) -> list[str]:
     """Return the registered names, sorted.
 
     Args:
         pattern: shell wildcards, matched against names and aliases.
         package: only those backed by this distribution (as pip names it).
         installed: only those whose package can (``True``) or cannot (``False``) be found here.
+        commercial: only those whose licence allows (``True``) or forbids (``False``) commercial use.
     """
     _load_catalogue()
     wanted = normalise(pattern)
     names = []
     for name in sorted({*_specs, *_plugins}):
-        if name not in _specs and (package is not None or installed is not None):
+        if name not in _specs and any(each is not None for each in (package, installed, commercial)):
             _load_plugin(name)
         spec = _specs.get(name)
         if not any(fnmatchcase(each, wanted) for each in (name, *(spec.aliases if spec else ()))):
@@ -161,6 +176,8 @@ def list_optimizers(pattern: str = "*", *, package: str | None = None, installed
         if package is not None and (spec is None or normalise(spec.package) != normalise(package)):
             continue
         if installed is not None and (spec is None or spec.installed is not installed):
+            continue
+        if commercial is not None and (spec is None or spec.default.commercial is not commercial):
             continue
         names.append(name)
     return names

@@ -17,7 +17,7 @@ from anyoptim.arguments import (
 )
 from anyoptim.errors import OptimArgsError
 from anyoptim.overrides import GROUP_OPTIONS, Entry, Overrides
-from anyoptim.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.spec import ITS_OWN, REQUIRED, Hyperparameter, Implementation, OptimizerSpec
 
 SHARED_BY_HYBRIDS = ("lr", "weight_decay")
 """What a hybrid's fallback takes over where it has no value of its own."""
@@ -94,16 +94,27 @@ class Settings:
         value = self.get(name)
         return float(value) if isinstance(value, (int, float)) else None
 
-    def of_scope(self, scope: str) -> dict[str, object]:
-        """Return the values of the hyperparameters of one scope, by the optimizer's own names for them."""
+    def of_scope(self, scope: str, prefix: str = "") -> dict[str, object]:
+        """Return the values of the hyperparameters of one scope, by the optimizer's own names for them.
+
+        Args:
+            scope: see :class:`Hyperparameter`.
+            prefix: what stands before its own names, and tells it from others of that scope.
+        """
         return {
-            each.name.removeprefix("fallback_") if scope == "fallback" else each.name: self.values[each.name].value
+            each.name.removeprefix(prefix): self.values[each.name].value
             for each in self.implementation.hyperparameters
-            if each.scope == scope
+            if each.scope == scope and each.name.startswith(prefix) and self.values[each.name].value is not ITS_OWN
         }
 
 
-def resolve(spec: OptimizerSpec, fields: Fields, optim_args: object, overrides: Mapping[str, object]) -> Settings:
+def resolve(
+    spec: OptimizerSpec,
+    fields: Fields,
+    optim_args: object,
+    overrides: Mapping[str, object],
+    config: object = None,
+) -> Settings:
     """Decide every hyperparameter: overrides, then ``optim_args``, then fields of args, then the defaults.
 
     Args:
@@ -111,6 +122,7 @@ def resolve(spec: OptimizerSpec, fields: Fields, optim_args: object, overrides: 
         fields: TrainingArguments, or what stands for it.
         optim_args: text, mapping or ``None``.
         overrides: keywords of ``get_optimizer`` or ``plan``.
+        config: the model's configuration, if it has one.
 
     Raises:
         OptimArgsError: a value is unknown, of the wrong type, out of range, or missing.
@@ -119,6 +131,8 @@ def resolve(spec: OptimizerSpec, fields: Fields, optim_args: object, overrides: 
     implementation = choose_implementation({**items, **overrides}, spec)
     values = {each.name: Setting(each.default, "default") for each in implementation.hyperparameters}
     layers = (
+        ("model config", _taken(spec, implementation, "config", Fields(config))),
+        ("TrainingArguments", _taken(spec, implementation, "args", fields)),
         ("TrainingArguments", _from_fields(spec, implementation, fields)),
         ("optim_args", typed(items, spec, implementation)),
         ("override", typed(overrides, spec, implementation)),
@@ -156,6 +170,16 @@ def _overrides(values: Mapping[str, Setting], optimizer: str) -> Overrides:
     return Overrides(entries=entries, no_decay=tuple(given.pop("no_decay", ())), **given)
 
 
+def _taken(spec: OptimizerSpec, implementation: Implementation, origin: str, fields: Fields) -> dict[str, object]:
+    """Return the values of the hyperparameters that a field gives which is there and says something."""
+    found: dict[str, object] = {}
+    for each in implementation.hyperparameters:
+        holder, _, field = each.taken_from.partition(".")
+        if holder == origin and fields.get(field) not in (None, -1):
+            found[each.name] = check(fields.get(field), each, spec.name, f"from {each.taken_from}")
+    return found
+
+
 def _from_fields(spec: OptimizerSpec, implementation: Implementation, fields: Fields) -> dict[str, object]:
     accepted = accepted_keys(implementation)
     found: dict[str, object] = {}
@@ -165,7 +189,8 @@ def _from_fields(spec: OptimizerSpec, implementation: Implementation, fields: Fi
             continue
         for field, key in _fields_that_apply(each, accepted, fields, prefix):
             found[key] = check(fields.get(field), accepted[key], spec.name, f"from TrainingArguments.{field}")
-        if f"{prefix}warmup_steps" in accepted and warmup is not None:
+        # elsewhere the schedule warms up, and an optimizer's own warmup would do so again
+        if each.traits.schedule_free and f"{prefix}warmup_steps" in accepted and warmup is not None:
             found[f"{prefix}warmup_steps"] = warmup
     return found
 

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class _Required:
+class _Marker:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     def __repr__(self) -> str:
-        return "required"
+        return self._name
 
 
-REQUIRED: Final = _Required()
+REQUIRED: Final = _Marker("required")
 """The default of a hyperparameter that has none."""
+
+ITS_OWN: Final = _Marker("its own")
+"""A default that is no plain value (a function, a marker): the constructor is not given the keyword."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,16 @@ class Hyperparameter:
         name: the name in the paper or the backing constructor.
         type: its annotation (``float``, ``bool | None``, ``tuple[float, float]``, ``Literal[...]``,
             ``"torch.dtype"``), which decides how text is read. ``None``: read by the look of it.
-        default: the value when nobody sets it, or ``REQUIRED``.
+        default: the value when nobody sets it, or ``REQUIRED``, or ``ITS_OWN``.
         help: one line for a person.
         within: the allowed range, of each element for a tuple.
         scope: ``"optimizer"``: a constructor keyword, for every group. ``"target"``: a key of the
             groups that hold target modules only. ``"facade"``: read by the plan, which wraps what it builds.
             ``"fallback"``: a constructor keyword of the optimizer of all that is no target, ``fallback_`` before its
-            own name. ``"groups"``: overrides of single groups, which every optimizer takes.
+            own name. ``"wrapper"``: a constructor keyword of a wrapper, the wrapper's name before its own.
+            ``"groups"``: overrides of single groups, which every optimizer takes.
+        taken_from: the field of TrainingArguments, ``args.max_steps``, or of the model's configuration,
+            ``config.hidden_size``, that gives the value where the user does not.
     """
 
     name: str
@@ -67,7 +76,29 @@ class Hyperparameter:
     default: object = REQUIRED
     help: str = ""
     within: Interval | None = None
-    scope: Literal["optimizer", "target", "facade", "fallback", "groups"] = "optimizer"
+    scope: Literal["optimizer", "target", "facade", "fallback", "wrapper", "groups"] = "optimizer"
+    taken_from: str = ""
+
+
+FUSED_BACKWARD = Hyperparameter(
+    "fused_backward", bool, False, "update inside the backward pass, so gradients never pile up", scope="facade"
+)
+"""For implementations whose step updates each parameter from its own gradient, state and group alone."""
+
+
+@dataclass(frozen=True)
+class GroupFlag:
+    """A key of param groups by which one constructor serves two algorithms, such as ``use_muon``.
+
+    Args:
+        key: its name.
+        target: its value in groups of targets.
+        rest: its value in all other groups.
+    """
+
+    key: str
+    target: object
+    rest: object
 
 
 @dataclass(frozen=True)
@@ -82,13 +113,18 @@ class Implementation:
         package: the distribution it comes from, as pip names it.
         licence: the SPDX name of that package's licence.
         extra: the extra of anyoptim that installs ``package``; empty when it is a core dependency.
-        takes_model: the constructor's first argument is the model, not param groups.
+        takes: what the constructor's first argument is: param groups, parameters alone, pairs of name and
+            parameter, or the model.
+        group_flag: what tells its targets from the rest within one optimizer.
+        skips_init: its module is imported without its package's ``__init__``, which needs what it does not.
+        mends: functions of ``anyoptim.mends``, by name, that are applied to what is built.
+        install: how it is installed, where that is neither an extra nor ``pip install`` of the package.
+        device: the accelerator that it cannot do without, as torch names it; empty: it runs on a CPU too.
         refused: keywords that would break the build, or that only another implementation takes, with the reason.
         unsupported: keywords of a facade that would train wrongly, with the reason.
-        resumable: whether a checkpoint restores its state exactly.
+        limits: checks of ``anyoptim.testing`` that it fails, with the reason.
         updates_in_backward: its class has hooks of its own that update on every backward pass, so gradients
             neither accumulate nor are reduced over processes.
-        shards: its step works on the sharded parameters of FSDP2.
         applied_lr: the key of a group that holds the learning rate of the last step.
         target_roles: the roles that a target may have.
     """
@@ -99,14 +135,38 @@ class Implementation:
     package: str
     licence: str
     extra: str = ""
-    takes_model: bool = False
+    takes: Literal["groups", "parameters", "named_parameters", "model"] = "groups"
+    group_flag: GroupFlag | None = None
+    skips_init: bool = False
+    mends: tuple[str, ...] = ()
+    device: str = ""
+    install: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
-    resumable: bool = True
+    limits: Mapping[str, str] = field(default_factory=dict)
     updates_in_backward: bool = False
-    shards: bool = True
     applied_lr: str = "lr"
     target_roles: frozenset[Role] = EVERY_ROLE
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a checkpoint restores its state exactly."""
+        return "resume" not in self.limits
+
+    @property
+    def shards(self) -> bool:
+        """Whether its step works on the sharded parameters of FSDP2."""
+        return "DTensor" not in self.limits
+
+    @property
+    def commercial(self) -> bool:
+        """Whether its licence allows commercial use, as far as it states one."""
+        return "-NC" not in self.licence
+
+    @property
+    def takes_groups(self) -> bool:
+        """Whether it has param groups that we make."""
+        return self.takes == "groups"
 
     @property
     def waits_for_step(self) -> bool:
@@ -115,7 +175,7 @@ class Implementation:
 
     @property
     def installed(self) -> bool:
-        """Whether the backing module can be found; does not import it."""
+        """Whether the package can be found; does not import it."""
         if not isinstance(self.target, str):
             return True
         top_level = self.target.partition(":")[0].partition(".")[0]
@@ -127,6 +187,8 @@ class Implementation:
     @property
     def pip_install(self) -> str:
         """The command that installs what this implementation needs."""
+        if self.install:
+            return self.install
         return f"pip install 'anyoptim[{self.extra}]'" if self.extra else f"pip install {self.package}"
 
     @property
@@ -143,7 +205,13 @@ class Implementation:
         if not isinstance(self.target, str):
             return self.target
         module_name, _, attribute = self.target.partition(":")
-        module = packages.load(module_name, needed_by=self.class_path, package=self.package, install=self.pip_install)
+        module = packages.load(
+            module_name,
+            needed_by=self.class_path,
+            package=self.package,
+            install=self.pip_install,
+            skips_init=self.skips_init,
+        )
         loaded: Callable[..., Optimizer] | None = getattr(module, attribute, None)
         if loaded is None:
             raise MissingPackageError(
@@ -164,6 +232,9 @@ class Traits:
         flat_pieces: trains right on the flat pieces of parameters, in groups of its own making, that DeepSpeed hands
             to an optimizer: each element is updated from its own gradient and state alone.
         clips_updates: limits its updates itself, so clipping gradients only weakens it.
+        needs_closure: its step evaluates the loss again, at weights of its choosing.
+        second_order: its step differentiates the gradients, so the backward pass must record itself.
+        consumes_gradients: its step leaves no gradients behind.
         adam_fields: TrainingArguments' ``adam_beta1``, ``adam_beta2`` and ``adam_epsilon`` always apply,
             as transformers does for this name; otherwise only those the user changed apply.
     """
@@ -173,6 +244,9 @@ class Traits:
     schedule_free: bool = False
     flat_pieces: bool = False
     clips_updates: bool = False
+    needs_closure: bool = False
+    second_order: bool = False
+    consumes_gradients: bool = False
     adam_fields: bool = False
 
     @property
@@ -196,6 +270,8 @@ class OptimizerSpec:
         fallback: the optimizer of all parameters that are no targets, where it is another one; see
             :meth:`with_fallback`.
         target_optimizer: the name of the optimizer of the targets; its own, but for a hybrid.
+        wrappers: what is around it, the innermost first; see :meth:`wrapped_in`.
+        cannot_wrap: of a wrapper, which builds nothing by itself: the traits of what it cannot wrap, with the reason.
     """
 
     name: str
@@ -207,6 +283,8 @@ class OptimizerSpec:
     aliases: tuple[str, ...] = ()
     fallback: OptimizerSpec | None = None
     target_optimizer: str = ""
+    wrappers: tuple[OptimizerSpec, ...] = ()
+    cannot_wrap: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not self.target_optimizer:
@@ -239,8 +317,14 @@ class OptimizerSpec:
 
     @property
     def installed(self) -> bool:
-        """Whether the default implementation can be built here."""
-        return self.default.installed and (self.fallback is None or self.fallback.installed)
+        """Whether the packages of the default implementation, and of all that belongs to it, can be found here."""
+        others = (*self.wrappers, *((self.fallback,) if self.fallback else ()))
+        return self.default.installed and all(each.installed for each in others)
+
+    @property
+    def is_wrapper(self) -> bool:
+        """Whether it needs another optimizer inside, ``name(other)``, to be one."""
+        return self.cannot_wrap is not None
 
     def with_fallback(self, fallback: OptimizerSpec, name: str, **described: object) -> OptimizerSpec:
         """Return a hybrid: this optimizer on the targets, another one on all other parameters.
@@ -255,6 +339,9 @@ class OptimizerSpec:
         Raises:
             OptimError: one of the two cannot be part of a hybrid.
         """
+        for member in (self, fallback):
+            if member.wrappers or member.is_wrapper:
+                raise OptimError(f"{name}: a wrapper goes around a pair, as in lookahead(muon+lion), not into one.")
         if fallback.traits.needs_targets:
             raise OptimError(f"{name}: {fallback.name} works on target modules, so it cannot train the rest.")
         if self.target_optimizer == fallback.name:
@@ -282,6 +369,70 @@ class OptimizerSpec:
         )
         changed: dict[str, Any] = {"implementations": tuple(implementations), "traits": traits, **described}
         return replace(self, name=name, fallback=fallback, target_optimizer=self.target_optimizer, **changed)
+
+    def wrapped_in(self, wrapper: OptimizerSpec) -> OptimizerSpec:
+        """Return this optimizer inside of a wrapper, as ``wrapper(this)``.
+
+        Its hyperparameters are this one's and, with the wrapper's name before theirs, the wrapper's.
+
+        Raises:
+            OptimError: the wrapper cannot work around this one.
+        """
+        name = f"{wrapper.name}({self.name})"
+        if wrapper.cannot_wrap is None:
+            raise OptimError(f"{name}: {wrapper.name} is no wrapper; `anyoptim list '*(*)'` shows those that are.")
+        if self.is_wrapper:
+            raise OptimError(
+                f"{name}: {self.name} is a wrapper itself; write {wrapper.name}({self.name}(adamw_torch))."
+            )
+        if any(each.name == wrapper.name for each in self.wrappers):
+            raise OptimError(f"{name}: {wrapper.name} is there twice.")
+        for trait, reason in wrapper.cannot_wrap.items():
+            if getattr(self.traits, trait):
+                raise OptimError(f"{name} cannot work: {reason}.")
+        if self.default.updates_in_backward:
+            raise OptimError(f"{name} cannot work: {self.package} updates inside the backward pass, out of its reach.")
+        theirs = wrapper.default
+        added = tuple(
+            replace(each, name=f"{wrapper.name}_{each.name}", help=f"{each.help}, of {wrapper.name}", scope="wrapper")
+            for each in theirs.hyperparameters
+        )
+        waits = {"fused_backward": f"{wrapper.name} needs every gradient of a step at once"}
+        implementations = tuple(
+            replace(
+                each,
+                hyperparameters=(*(one for one in each.hyperparameters if one.name != "fused_backward"), *added),
+                unsupported={**each.unsupported, **waits},
+                limits={**theirs.limits, **each.limits},
+                device=each.device or theirs.device,
+            )
+            for each in self.implementations
+        )
+        traits = replace(
+            self.traits,
+            schedule_free=self.traits.schedule_free or wrapper.traits.schedule_free,
+            needs_closure=self.traits.needs_closure or wrapper.traits.needs_closure,
+            flat_pieces=False,
+        )
+        return replace(
+            self,
+            name=name,
+            summary=f"{self.summary}; inside of {wrapper.summary}",
+            aliases=(),
+            implementations=implementations,
+            traits=traits,
+            usual_lr=wrapper.usual_lr or self.usual_lr,
+            wrappers=(*self.wrappers, wrapper),
+        )
+
+    def upstream(self, name: str) -> OptimizerSpec:
+        """Return the spec of the package's own class, where an engine of ours is the default.
+
+        Args:
+            name: with the package before it.
+        """
+        own = tuple(each for each in self.implementations if each.name == "upstream")
+        return replace(self, name=name, implementations=own, aliases=(), summary=f"{self.summary}, by {own[0].package}")
 
     def variant(
         self,

@@ -63,10 +63,6 @@ MAXIMIZE = flag("maximize", "ascend instead of descend")
 FOREACH = optional_flag("foreach", "update all tensors in batched calls")
 CAPTURABLE = flag("capturable", "safe to capture in a CUDA graph")
 DIFFERENTIABLE = flag("differentiable", "let autograd record the step")
-FUSED_BACKWARD = Hyperparameter(
-    "fused_backward", bool, False, "update inside the backward pass, so gradients never pile up", scope="facade"
-)
-"""For implementations whose step updates each parameter from its own gradient, state and group alone."""
 FUSED = optional_flag("fused", "one kernel for the whole update")
 
 

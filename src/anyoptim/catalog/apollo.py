@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anyoptim.catalog._shared import AT_LEAST_ONE, FUSED_BACKWARD, POSITIVE, betas, eps, flag, lr, native, weight_decay
+from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, native, weight_decay
 from anyoptim.roles import MATRICES, Role
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _HYPERPARAMETERS = (
     lr(1e-3),
@@ -41,7 +41,6 @@ APOLLO = OptimizerSpec(
     summary="APOLLO: SGD-like memory, AdamW-level performance; scales gradients by a low-rank AdamW",
     paper="arXiv 2412.05270",
     usual_lr=(1e-5, 1e-2),
-    aliases=("apollo_torch/apollo_adamw",),
     traits=Traits(needs_targets=True, adam_fields=True),
     implementations=(
         native(
@@ -57,8 +56,10 @@ APOLLO = OptimizerSpec(
             package="apollo-torch",
             extra="apollo",
             licence="CC-BY-NC-4.0",
-            resumable=False,
-            shards=False,
+            limits={
+                "resume": "its state holds projector objects",
+                "DTensor": "it keys state by the constructor's parameters",
+            },
             target_roles=MATRICES - {Role.EXPERT_STACK},
             hyperparameters=_HYPERPARAMETERS,
             unsupported={
@@ -71,6 +72,7 @@ APOLLO = OptimizerSpec(
 
 SPECS = (
     APOLLO,
+    APOLLO.upstream("apollo_torch/apollo_adamw"),
     APOLLO.variant(
         "apollo_mini",
         summary="APOLLO-Mini: rank 1 and one scale per tensor, optimizer state close to none",

@@ -8,7 +8,6 @@ from typing import Literal
 from anyoptim.catalog._shared import (
     ADAFACTOR,
     AT_LEAST_ONE,
-    FUSED_BACKWARD,
     POSITIVE,
     RELATIVE_STEP,
     betas,
@@ -19,7 +18,7 @@ from anyoptim.catalog._shared import (
     weight_decay,
 )
 from anyoptim.roles import MATRICES, Role
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _ADAMW = (lr(1e-3), betas(), eps(1e-6), weight_decay(), flag("correct_bias", "Adam's bias correction", default=True))
 _TARGET = (
@@ -46,8 +45,10 @@ def _upstream(name: str, *hyperparameters: Hyperparameter) -> Implementation:
         package="galore-torch",
         extra="galore",
         licence="Apache-2.0",
-        resumable=False,
-        shards=False,
+        limits={
+            "resume": "its state holds projector objects",
+            "DTensor": "its projectors take plain tensors",
+        },
         target_roles=MATRICES - {Role.EXPERT_STACK},
         hyperparameters=(*hyperparameters, *_TARGET),
         unsupported={"fused_backward": "it is tested with our engine only; take implementation=native"},
@@ -59,7 +60,6 @@ ADAMW = OptimizerSpec(
     summary="GaLore: AdamW on gradients projected to a low rank",
     paper="arXiv 2403.03507",
     usual_lr=(1e-5, 1e-2),
-    aliases=("galore_torch/galore_adamw",),
     traits=Traits(needs_targets=True),
     implementations=(
         native(
@@ -77,7 +77,6 @@ ADAMW = OptimizerSpec(
 ADAMW_8BIT = replace(ADAMW, implementations=ADAMW.implementations[:1]).variant(
     "galore_adamw_8bit",
     summary="GaLore with moments in 8 bits",
-    aliases=("galore_torch/galore_adamw_8bit",),
     optim_bits=8,
 )
 ADAFACTOR_SPEC = OptimizerSpec(
@@ -85,7 +84,6 @@ ADAFACTOR_SPEC = OptimizerSpec(
     summary="GaLore with a factored second moment",
     paper="arXiv 2403.03507",
     usual_lr=(1e-5, 1e-2),
-    aliases=("galore_torch/galore_adafactor",),
     traits=Traits(needs_targets=True),
     implementations=(
         native(
@@ -110,4 +108,7 @@ def _layerwise(spec: OptimizerSpec) -> OptimizerSpec:
     )
 
 
-SPECS = tuple(each for spec in (ADAMW, ADAFACTOR_SPEC, ADAMW_8BIT) for each in (spec, _layerwise(spec)))
+SPECS = (
+    *(each for spec in (ADAMW, ADAFACTOR_SPEC, ADAMW_8BIT) for each in (spec, _layerwise(spec))),
+    *(spec.upstream(f"galore_torch/{spec.name}") for spec in (ADAMW, ADAFACTOR_SPEC)),
+)

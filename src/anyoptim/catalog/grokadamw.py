@@ -32,25 +32,27 @@ _HYPERPARAMETERS = (
     ),
 )
 
-SPECS = (
-    OptimizerSpec(
-        name="grokadamw",
-        summary="GrokAdamW: AdamW that amplifies slow gradients to speed up grokking",
-        paper="arXiv 2405.20233 (Grokfast), https://github.com/cognitivecomputations/grokadamw",
-        usual_lr=(1e-6, 3e-3),
-        implementations=(
-            native("grokadamw:GrokAdamW", *_HYPERPARAMETERS, unsupported=_UNSUPPORTED),
-            Implementation(
-                name="upstream",
-                target="grokadamw:GrokAdamW",
-                package="grokadamw",
-                extra="grokadamw",
-                licence="Apache-2.0",
-                resumable=False,
-                shards=False,
-                hyperparameters=_HYPERPARAMETERS,
-                unsupported=_UNSUPPORTED,
-            ),
+GROKADAMW = OptimizerSpec(
+    name="grokadamw",
+    summary="GrokAdamW: AdamW that amplifies slow gradients to speed up grokking",
+    paper="arXiv 2405.20233 (Grokfast), https://github.com/cognitivecomputations/grokadamw",
+    usual_lr=(1e-6, 3e-3),
+    implementations=(
+        native("grokadamw:GrokAdamW", *_HYPERPARAMETERS, unsupported=_UNSUPPORTED),
+        Implementation(
+            name="upstream",
+            target="grokadamw:GrokAdamW",
+            package="grokadamw",
+            extra="grokadamw",
+            licence="Apache-2.0",
+            limits={
+                "resume": "it keeps state in its groups, keyed by tensors that are gone",
+                "DTensor": "it moves state between devices at every step",
+            },
+            hyperparameters=_HYPERPARAMETERS,
+            unsupported=_UNSUPPORTED,
         ),
     ),
 )
+
+SPECS = (GROKADAMW, GROKADAMW.upstream("grokadamw/grokadamw"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anyoptim.catalog._shared import FUSED_BACKWARD, NON_NEGATIVE, POSITIVE, lr, native, weight_decay
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE, lr, native, weight_decay
+from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec
 
 _FUSED = replace(FUSED_BACKWARD, default=True)
 _CLIP_VALUE = Hyperparameter("clip_grad_value", float | None, None, "clamp gradients to [-value, value]", POSITIVE)
@@ -23,7 +23,10 @@ _ADALOMO = (
 
 
 def _upstream(
-    name: str, *hyperparameters: Hyperparameter, refused: dict[str, str] | None = None, resumable: bool = True
+    name: str,
+    *hyperparameters: Hyperparameter,
+    refused: dict[str, str] | None = None,
+    limits: dict[str, str] | None = None,
 ) -> Implementation:
     return Implementation(
         name="upstream",
@@ -31,21 +34,20 @@ def _upstream(
         package="lomo-optim",
         extra="lomo",
         licence="MIT",
-        takes_model=True,
+        takes="model",
         updates_in_backward=True,
         hyperparameters=hyperparameters,
         refused=refused or {},
-        resumable=resumable,
+        limits=limits or {},
     )
 
 
-SPECS = (
+_ENGINES = (
     OptimizerSpec(
         name="lomo",
         summary="LOMO: SGD inside the backward pass, no gradients kept and no optimizer state",
         paper="arXiv 2306.09782",
         usual_lr=(1e-3, 0.1),
-        aliases=("lomo_optim/lomo",),
         implementations=(
             native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay(), _FUSED),
             _upstream(
@@ -63,7 +65,6 @@ SPECS = (
         summary="AdaLomo: adaptive LOMO with a factored second moment, updates inside the backward pass",
         paper="arXiv 2310.10195",
         usual_lr=(1e-4, 3e-2),
-        aliases=("lomo_optim/adalomo",),
         implementations=(
             native("adalomo:AdaLomo", *_ADALOMO, _FUSED),
             _upstream(
@@ -71,8 +72,10 @@ SPECS = (
                 *_ADALOMO,
                 Hyperparameter("loss_scale", float, 1024.0, "factor of the loss during the backward pass"),
                 _CLIP_NORM,
-                resumable=False,
+                limits={"resume": "its second moments are in no state dict"},
             ),
         ),
     ),
 )
+
+SPECS = (*_ENGINES, *(spec.upstream(f"lomo_optim/{spec.name}") for spec in _ENGINES))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anyoptim.catalog._shared import FUSED_BACKWARD, NON_NEGATIVE, flag, lr, momentum, native, weight_decay
+from anyoptim.catalog._shared import NON_NEGATIVE, flag, lr, momentum, native, weight_decay
 from anyoptim.catalog.torch import ADAMW
 from anyoptim.roles import MATRICES, Role
-from anyoptim.spec import Hyperparameter, Implementation, Interval, OptimizerSpec, Traits
+from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, Interval, OptimizerSpec, Traits
 
 _HYPERPARAMETERS = (
     lr(1e-3),
@@ -31,24 +31,23 @@ _HYPERPARAMETERS = (
     FUSED_BACKWARD,
 )
 
-SPECS = (
-    OptimizerSpec(
-        name="muon",
-        summary="Muon on hidden matrices and expert stacks, AdamW on all other parameters",
-        paper="https://kellerjordan.github.io/posts/muon/, arXiv 2502.16982",
-        usual_lr=(1e-4, 0.05),
-        aliases=("torch/muon",),
-        traits=Traits(needs_targets=True, targets="hidden-matrices"),
-        implementations=(
-            native("muon:Muon", *_HYPERPARAMETERS, target_roles=MATRICES),
-            Implementation(
-                name="upstream",
-                target="torch.optim:Muon",
-                package="torch",
-                licence="BSD-3-Clause",
-                hyperparameters=_HYPERPARAMETERS,
-                target_roles=MATRICES - {Role.EXPERT_STACK},
-            ),
+MUON = OptimizerSpec(
+    name="muon",
+    summary="Muon on hidden matrices and expert stacks, AdamW on all other parameters",
+    paper="https://kellerjordan.github.io/posts/muon/, arXiv 2502.16982",
+    usual_lr=(1e-4, 0.05),
+    traits=Traits(needs_targets=True, targets="hidden-matrices"),
+    implementations=(
+        native("muon:Muon", *_HYPERPARAMETERS, target_roles=MATRICES),
+        Implementation(
+            name="upstream",
+            target="torch.optim:Muon",
+            package="torch",
+            licence="BSD-3-Clause",
+            hyperparameters=_HYPERPARAMETERS,
+            target_roles=MATRICES - {Role.EXPERT_STACK},
         ),
-    ).with_fallback(ADAMW, "muon"),
-)
+    ),
+).with_fallback(ADAMW, "muon")
+
+SPECS = (MUON, MUON.upstream("torch/muon"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
     FOREACH,
-    FUSED_BACKWARD,
     POSITIVE,
     betas,
     eps,
@@ -13,9 +13,16 @@ from anyoptim.catalog._shared import (
     optional_flag,
     weight_decay,
 )
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 SPECS = (
+    *indexed(
+        "optimi",
+        licence="MIT",
+        mends=("no_triton_on_a_cpu",),
+        facts={"adamw": Facts(aliases=("optimi_adamw",))},
+        refused_everywhere={"gradient_release": "fused_backward=true does the same, with any trainer"},
+    ),
     OptimizerSpec(
         name="stable_adamw",
         summary="StableAdamW: AdamW with Adafactor's update clipping, so no gradient clipping",
@@ -29,6 +36,7 @@ SPECS = (
                 target="optimi:StableAdamW",
                 package="torch-optimi",
                 licence="MIT",
+                mends=("no_triton_on_a_cpu",),
                 hyperparameters=(
                     lr(1e-3),
                     betas(0.9, 0.99),

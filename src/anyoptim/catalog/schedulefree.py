@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import FUSED_BACKWARD, NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.catalog._index import Facts, indexed
+from anyoptim.catalog._shared import NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
+from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _WARMUP = Hyperparameter("warmup_steps", int, 0, "steps of the optimizer's own linear warmup", NON_NEGATIVE)
 _AVERAGING = (
@@ -28,6 +29,15 @@ def _schedule_free(name: str, *hyperparameters: Hyperparameter) -> tuple[Impleme
 
 
 SPECS = (
+    *indexed(
+        "schedulefree",
+        licence="Apache-2.0",
+        traits=Traits(schedule_free=True),
+        facts={
+            name: Facts(traits=Traits(schedule_free=True, needs_closure=True))
+            for name in ("adamwschedulefreeclosure", "radamschedulefreeclosure", "sgdschedulefreeclosure")
+        },
+    ),
     OptimizerSpec(
         name="schedule_free_radamw",
         summary="Schedule-free RAdam: no learning-rate schedule and no warmup",

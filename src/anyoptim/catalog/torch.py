@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
     CAPTURABLE,
     DIFFERENTIABLE,
     FOREACH,
     FUSED,
-    FUSED_BACKWARD,
     MAXIMIZE,
     NON_NEGATIVE,
     betas,
@@ -17,7 +17,7 @@ from anyoptim.catalog._shared import (
     momentum,
     weight_decay,
 )
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _L2 = "L2 penalty added to the gradient"
 
@@ -57,6 +57,21 @@ ADAMW = OptimizerSpec(
 )
 
 SPECS = (
+    *indexed(
+        "torch",
+        licence="BSD-3-Clause",
+        facts={
+            "adam": Facts(name="adam"),
+            "adamax": Facts(name="adamax"),
+            "adadelta": Facts(name="adadelta"),
+            "asgd": Facts(name="asgd"),
+            "nadam": Facts(name="nadam"),
+            "radam": Facts(name="radam"),
+            "rprop": Facts(name="rprop"),
+            "lbfgs": Facts(name="lbfgs", traits=Traits(needs_closure=True), implementation={"takes": "parameters"}),
+            "sparseadam": Facts(name="sparse_adam"),
+        },
+    ),
     ADAMW,
     ADAMW.variant("adamw_torch_fused", summary="AdamW of torch.optim, one fused kernel per step", fused=True),
     OptimizerSpec(

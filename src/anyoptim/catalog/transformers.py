@@ -1,11 +1,75 @@
-"""The optimizers that transformers ships itself. Source: transformers/optimization.py"""
+"""What transformers ships itself, and what only it names. Source: transformers/optimization.py, trainer_optimizer.py"""
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import ADAFACTOR, FUSED_BACKWARD, RELATIVE_STEP
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.catalog._shared import ADAFACTOR, RELATIVE_STEP, betas, eps, flag, lr, weight_decay
+from anyoptim.spec import FUSED_BACKWARD, ITS_OWN, Hyperparameter, Implementation, OptimizerSpec, Traits
+
+_ADAMW = (lr(1e-3), betas(), eps(), weight_decay(1e-2))
+
+
+def _dtype(name: str, default: str, help: str) -> Hyperparameter:
+    return Hyperparameter(name, "torch.dtype", ITS_OWN, f"{help}; {default} by default")
+
 
 SPECS = (
+    OptimizerSpec(
+        name="adamw_torch_xla",
+        summary="AdamW of torch_xla, which does not wait for the device",
+        paper="arXiv 1711.05101",
+        usual_lr=(1e-6, 3e-3),
+        traits=Traits(adam_fields=True),
+        implementations=(
+            Implementation(
+                name="upstream",
+                target="torch_xla.amp.syncfree:AdamW",
+                package="torch-xla",
+                licence="BSD-3-Clause",
+                device="xla",
+                hyperparameters=(*_ADAMW, flag("amsgrad", "keep the maximum of the second moment")),
+            ),
+        ),
+    ),
+    OptimizerSpec(
+        name="adamw_torch_npu_fused",
+        summary="AdamW of torch_npu, one fused kernel per step on an Ascend NPU",
+        paper="arXiv 1711.05101",
+        usual_lr=(1e-6, 3e-3),
+        traits=Traits(adam_fields=True),
+        implementations=(
+            Implementation(
+                name="upstream",
+                target="torch_npu.optim:NpuFusedAdamW",
+                package="torch-npu",
+                licence="BSD-3-Clause",
+                device="npu",
+                hyperparameters=(*_ADAMW, flag("amsgrad", "keep the maximum of the second moment")),
+            ),
+        ),
+    ),
+    OptimizerSpec(
+        name="adamw_anyprecision",
+        summary="AdamW whose moments may have other dtypes than the weights, with Kahan summation",
+        paper="https://github.com/pytorch/torchdistx",
+        usual_lr=(1e-6, 3e-3),
+        traits=Traits(adam_fields=True),
+        implementations=(
+            Implementation(
+                name="upstream",
+                target="torchdistx.optimizers:AnyPrecisionAdamW",
+                package="torchdistx",
+                licence="BSD-3-Clause",
+                install="see github.com/pytorch/torchdistx (it is no longer developed; not on PyPI)",
+                hyperparameters=(
+                    *_ADAMW,
+                    flag("use_kahan_summation", "Kahan summation for low-precision weights"),
+                    _dtype("momentum_dtype", "bfloat16", "dtype of the first moment"),
+                    _dtype("variance_dtype", "bfloat16", "dtype of the second moment"),
+                    _dtype("compensation_buffer_dtype", "bfloat16", "dtype of Kahan's compensation"),
+                ),
+            ),
+        ),
+    ),
     OptimizerSpec(
         name="adafactor",
         summary="Adafactor of transformers, at a learning rate of your own",
@@ -19,7 +83,7 @@ SPECS = (
                 package="transformers",
                 extra="transformers",
                 licence="Apache-2.0",
-                shards=False,
+                limits={"DTensor": "its state is plain tensors"},
                 hyperparameters=(
                     Hyperparameter("lr", float | None, 1e-3, "learning rate; none with relative_step"),
                     *ADAFACTOR,

@@ -1,4 +1,4 @@
-"""The ``anyoptim`` command: list, info, plan, demo. Errors are one sentence on stderr, exit code 1."""
+"""The ``anyoptim`` command: list, info, plan, check, demo. Errors are one sentence on stderr, exit code 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from anyoptim.errors import OptimError
+from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.overrides import GROUP_OPTIONS
 from anyoptim.registry import list_optimizers, optimizer_info
 from anyoptim.spec import REQUIRED, Hyperparameter, OptimizerSpec
@@ -26,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+_STATUS_STYLES = {"pass": "green", "fail": "bold red", "limit": "yellow", "n/a": "dim"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Name = Annotated[str, typer.Argument(help="An optimizer's name, alias or class path module:Class.")]
@@ -46,11 +48,13 @@ def main() -> None:
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Wildcards, such as 'schedule_free*'.")] = "*",
     package: Annotated[str | None, typer.Option(help="Only what this pip package backs.")] = None,
-    installed: Annotated[bool, typer.Option("--installed", help="Only what can be built here.")] = False,
+    installed: Annotated[bool, typer.Option("--installed", help="Only what is installed here.")] = False,
+    commercial: Annotated[bool, typer.Option("--commercial", help="Only what may be used commercially.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the registered optimizers."""
-    specs = [optimizer_info(name) for name in list_optimizers(pattern, package=package, installed=installed or None)]
+    names = list_optimizers(pattern, package=package, installed=installed or None, commercial=commercial or None)
+    specs = [optimizer_info(name) for name in names]
     if as_json:
         return print_json([_spec_summary(spec) for spec in specs])
     if not specs:
@@ -92,7 +96,7 @@ def info(name: Name, as_json: AsJson = False) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("optim_args", "type", "default", "meaning"):
         table.add_column(column, no_wrap=column != "meaning")
-    options = () if spec.default.takes_model else GROUP_OPTIONS.values()
+    options = GROUP_OPTIONS.values() if spec.default.takes_groups else ()
     for each in (*spec.hyperparameters, *options):
         table.add_row(each.name, type_name(each.type), str(plain(each.default)), _meaning(each))
     print_rich(table)
@@ -133,18 +137,43 @@ def plan_command(
 
 
 @app.command()
+def check(
+    name: Name,
+    checks: Annotated[list[str] | None, typer.Option("--check", help="Only this check; repeat it.")] = None,
+    optim_args: Annotated[str | None, typer.Option(help="What it needs, as in TrainingArguments.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the conformance kit on an optimizer; exit code 1 if a promise is not kept."""
+    from anyoptim.testing import CHECKS, check_optimizer
+
+    unknown = [each for each in checks or () if each not in CHECKS]
+    if unknown:
+        raise OptimError(f"No check is called {unknown[0]!r}.{did_you_mean(unknown[0], CHECKS)}")
+    report = check_optimizer(name, checks=checks or None, **({"optim_args": optim_args} if optim_args else {}))
+    if as_json:
+        print_json({"name": report.name, "verdicts": [vars(each) for each in report.verdicts]})
+    else:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for each in report.verdicts:
+            table.add_row(Text(each.status, style=_STATUS_STYLES[each.status]), each.check, each.reason)
+        print_rich(table)
+    if not report:
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each optimizer.")] = 120,
     optim: Annotated[
-        list[str] | None, typer.Option(help="A name to train; repeat it. Default: every installed name.")
+        list[str] | None, typer.Option(help="A name to train; repeat it. Default: the guide's names.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for losses.png and results.json.")] = Path("demo"),
     as_json: AsJson = False,
 ) -> None:
     """Train a small Llama on Python's own source with each optimizer, through the real Trainer."""
-    from anyoptim.cli.demo import run_demo
+    from anyoptim.cli.demo import GUIDE, run_demo
 
-    run_demo(optim or list_optimizers(), steps=steps, output=output, as_json=as_json)
+    run_demo(optim or GUIDE, steps=steps, output=output, as_json=as_json)
 
 
 def print_json(value: object) -> None:

@@ -24,6 +24,32 @@ if TYPE_CHECKING:
     from anyoptim.integrations.race import Run
 
 BASELINE = "adamw_torch"
+GUIDE = (
+    "adafactor",
+    "adagrad",
+    "adalomo",
+    "adamw_torch",
+    "adamw_torch_fused",
+    "apollo_adamw",
+    "apollo_adamw_layerwise",
+    "apollo_mini",
+    "galore_adafactor",
+    "galore_adafactor_layerwise",
+    "galore_adamw",
+    "galore_adamw_8bit",
+    "galore_adamw_8bit_layerwise",
+    "galore_adamw_layerwise",
+    "grokadamw",
+    "lomo",
+    "muon",
+    "rmsprop",
+    "schedule_free_adamw",
+    "schedule_free_radamw",
+    "schedule_free_sgd",
+    "sgd",
+    "stable_adamw",
+)
+"""The names that the demo trains: those of the guide of transformers, and the engines of our own."""
 
 
 def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -> None:

@@ -19,10 +19,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyoptim.engines.composite import MEMBER, CompositeOptimizer
 from anyoptim.engines.engine import Engine, several_processes, whole, wide
+from anyoptim.engines.facade import Facade
 from anyoptim.errors import UnsupportedError
 
 
-class FusedBackward(Optimizer):
+class FusedBackward(Facade):
     """Runs an optimizer that updates parameters one by one inside the backward pass: ``loss.backward()`` trains.
 
     Gradients never pile up. Everything but the time of the update is the inner optimizer's: ``param_groups``,
@@ -40,11 +41,8 @@ class FusedBackward(Optimizer):
             of them step as a whole.
     """
 
-    optimizer: Optimizer
-
     def __init__(self, optimizer: Optimizer, waiting: Collection[str] = ()) -> None:
-        # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
-        self.__setstate__({"optimizer": optimizer})
+        super().__init__(optimizer)
         self._waiting = frozenset(waiting)
         self.accumulating = False
         self._norms: list[Tensor] | None = None
@@ -55,11 +53,6 @@ class FusedBackward(Optimizer):
         self._hooks: MutableMapping[Tensor, RemovableHandle] = WeakTensorKeyDictionary()
         self._removed = False
         self.attach()
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "optimizer":  # not there yet
-            raise AttributeError(name)
-        return getattr(self.optimizer, name)
 
     def attach(self) -> None:
         """Hook the parameters that the groups hold now: FSDP2 replaces them after construction."""
@@ -81,20 +74,8 @@ class FusedBackward(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group and hook its parameters."""
-        self.optimizer.add_param_group(param_group)
+        super().add_param_group(param_group)
         self.attach()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the inner optimizer's state dict."""
-        return self.optimizer.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict of the inner optimizer, saved with or without fused backward."""
-        self.optimizer.load_state_dict(state_dict)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop what gradients are left."""
-        self.optimizer.zero_grad(set_to_none=set_to_none)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -9,9 +9,11 @@ These things of transformers and accelerate are changed, and put back by ``disab
   up in that list, which takes quadratic time;
 - ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
 - ``Accelerator.backward`` drops the ``learning_rate`` that the Trainer passes for ``lomo`` and
-  ``adalomo`` unless a lomo_optim object is there, and tells :class:`FusedBackward` which micro-batch is last;
+  ``adalomo`` unless a lomo_optim object is there, tells :class:`FusedBackward` which micro-batch is last, and records
+  itself for optimizers of second order;
 - ``Accelerator.prepare`` leaves no state of parameters that FSDP2 has replaced (torch's Adagrad makes
   its state in the constructor, and no checkpoint could be saved);
+- ``Trainer.training_step`` is repeated for optimizers that evaluate the loss again: ``closures.py``;
 - saving and resuming: ``checkpoints.py``; logs and model cards: ``reports.py``.
 """
 
@@ -29,7 +31,7 @@ from anyoptim.errors import UnknownOptimizerError, UnsupportedError
 from anyoptim.integrations.patching import replace
 from anyoptim.packages import need_transformers
 from anyoptim.planning import Plan, plan
-from anyoptim.records import built, forget_other_parameters
+from anyoptim.records import built, forget_other_parameters, record_of
 from anyoptim.settings import Fields
 from anyoptim.spec import OptimizerSpec
 
@@ -68,6 +70,7 @@ def enable() -> Enabled:
         return Enabled(undo=False)
     need_transformers("anyoptim.enable()")
     from anyoptim.integrations.checkpoints import wrap_checkpoints
+    from anyoptim.integrations.closures import wrap_closures
     from anyoptim.integrations.reports import wrap_reports
 
     undo = ExitStack()
@@ -77,6 +80,7 @@ def enable() -> Enabled:
         _wrap_accelerator(undo)
         wrap_checkpoints(undo)
         wrap_reports(undo)
+        wrap_closures(undo)
     except BaseException:
         undo.close()
         raise
@@ -117,7 +121,7 @@ def _extend_names(undo: ExitStack) -> None:
             key = registry.normalise(str(value))
             if key in cls._value2member_map_:
                 return cls._value2member_map_[key]
-            if ":" in key or "+" in key:
+            if any(sign in key for sign in ":+("):
                 raise
             raise registry.unknown(str(value), [*registry.known_names(), *cls._value2member_map_]) from error
         add([name])  # a class path is new here
@@ -216,7 +220,7 @@ def _cls_and_kwargs(planned: Plan, fields: Fields) -> tuple[type[Optimizer], dic
     """
     kwargs: dict[str, Any] = planned.keywords
     own_groups = False
-    if planned.implementation.takes_model:
+    if not planned.implementation.takes_groups:
         kwargs["model"] = planned.model
     elif not _trainer_makes_them(planned, fields):
         own_groups = True
@@ -270,6 +274,9 @@ def _wrap_accelerator(undo: ExitStack) -> None:
         if not self.has_lomo_optimizer:
             kwargs.pop("learning_rate", None)
         for prepared in self._optimizers:
+            record = record_of(prepared)
+            if record is not None and record.traits.second_order:
+                kwargs["create_graph"] = True
             if isinstance(prepared.optimizer, FusedBackward):
                 prepared.optimizer.accumulating = not self.sync_gradients
                 prepared.optimizer.attach()

@@ -1,0 +1,83 @@
+"""pytorch_optimizer. Source: https://github.com/kozistr/pytorch_optimizer"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from anyoptim.catalog._index import Facts, indexed
+from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE
+from anyoptim.catalog.torch import ADAMW
+from anyoptim.roles import MATRICES, Role
+from anyoptim.spec import GroupFlag, Hyperparameter, Traits
+
+_LINEAR = {"target_roles": MATRICES - {Role.EXPERT_STACK}}
+_MUON = Facts(
+    traits=Traits(needs_targets=True, targets="hidden-matrices"),
+    implementation={"group_flag": GroupFlag("use_muon", target=True, rest=False), **_LINEAR},
+)
+
+
+def _low_rank(*more: Hyperparameter) -> Facts:
+    return Facts(
+        traits=Traits(needs_targets=True),
+        implementation=_LINEAR,
+        added=(
+            Hyperparameter("rank", int, 128, "rank of the projected gradient", AT_LEAST_ONE, "target"),
+            Hyperparameter("update_proj_gap", int, 200, "steps between new projections", AT_LEAST_ONE, "target"),
+            Hyperparameter("scale", float, 1.0, "factor of the projected update", POSITIVE, "target"),
+            *more,
+        ),
+    )
+
+
+_PROJECTION_TYPE = Hyperparameter(
+    "projection_type",
+    Literal["std", "reverse_std", "right", "left", "full"],
+    "std",
+    "side that is projected",
+    scope="target",
+)
+_CLOSURE = Traits(needs_closure=True)
+_SECOND_ORDER = Traits(second_order=True)
+_SCHEDULE_FREE = Traits(schedule_free=True)
+
+SPECS = indexed(
+    "pytorch_optimizer",
+    licence="Apache-2.0",
+    extra="pytorch-optimizer",
+    facts={
+        # the learning rate is the caller's
+        "adafactor": Facts(defaults={"relative_step": False, "scale_parameter": False}),
+        "adago": _MUON,
+        "adamuon": _MUON,
+        "distributedmuon": _MUON,
+        "muon": _MUON,
+        "muonclip": _MUON,
+        "normuon": _MUON,
+        "galore": _low_rank(_PROJECTION_TYPE),
+        "fira": _low_rank(_PROJECTION_TYPE),
+        "apollo": _low_rank(),
+        "adahessian": Facts(traits=_SECOND_ORDER),
+        "sophiah": Facts(traits=_SECOND_ORDER),
+        "adalomo": Facts(implementation={"takes": "model", "updates_in_backward": True}),
+        "lomo": Facts(implementation={"takes": "model", "updates_in_backward": True}),
+        "adammini": Facts(
+            implementation={"takes": "model"},
+            hyperparameters={
+                "num_embeds": {"taken_from": "config.hidden_size"},
+                "num_heads": {"taken_from": "config.num_attention_heads"},
+                "num_query_groups": {"taken_from": "config.num_key_value_heads"},
+            },
+        ),
+        "a2grad": Facts(implementation={"mends": ("rate_in_groups",)}),
+        "alig": Facts(traits=_CLOSURE, implementation={"mends": ("rate_in_groups",)}),
+        "bsam": Facts(traits=_CLOSURE),
+        "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
+        "magma": Facts(implementation={"mends": ("torch_hooks",)}),
+        "ranger21": Facts(hyperparameters={"num_iterations": {"taken_from": "args.max_steps"}}),
+        "schedulefreeadamw": Facts(traits=_SCHEDULE_FREE),
+        "schedulefreeradam": Facts(traits=_SCHEDULE_FREE),
+        "schedulefreesgd": Facts(traits=_SCHEDULE_FREE),
+        "spectralsphere": Facts(implementation=_LINEAR, fallback=ADAMW),
+    },
+)

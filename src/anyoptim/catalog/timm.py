@@ -1,0 +1,84 @@
+"""timm's optimizers under timm's own names. Source: https://github.com/huggingface/pytorch-image-models, timm/optim
+
+Their modules are imported without ``timm/__init__``, which needs torchvision.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyoptim.catalog._index import Facts, indexed
+from anyoptim.catalog._shared import betas, eps, flag, lr, momentum, weight_decay
+from anyoptim.spec import GroupFlag, Hyperparameter, Implementation, OptimizerSpec, Traits
+
+_MUON = Facts(
+    traits=Traits(needs_targets=True, targets="hidden-matrices"),
+    implementation={"group_flag": GroupFlag("use_fallback", target=False, rest=True)},
+)
+
+
+def _apex(name: str, summary: str, target: str, *hyperparameters: Hyperparameter, **changed: Any) -> OptimizerSpec:
+    own = (each if each.name not in changed else _with_default(each, changed[each.name]) for each in hyperparameters)
+    implementation = Implementation(
+        name="upstream",
+        target=f"apex.optimizers:{target}",
+        hyperparameters=tuple(own),
+        package="apex",
+        licence="BSD-3-Clause",
+        install="see github.com/NVIDIA/apex (the package apex on PyPI is another one)",
+        device="cuda",
+    )
+    return OptimizerSpec(name=f"timm/{name}", summary=summary, implementations=(implementation,))
+
+
+def _with_default(each: Hyperparameter, default: object) -> Hyperparameter:
+    return Hyperparameter(each.name, each.type, default, each.help, each.within)
+
+
+_BIAS_CORRECTION = flag("bias_correction", "Adam's bias correction", default=True)
+_ADAM_W_MODE = flag("adam_w_mode", "decoupled weight decay", default=True)
+_AMSGRAD = flag("amsgrad", "keep the maximum of the second moment")
+_ADAM = (lr(1e-3), _BIAS_CORRECTION, betas(), eps(), _ADAM_W_MODE, weight_decay(), _AMSGRAD)
+
+SPECS = (
+    *indexed(
+        "timm",
+        licence="Apache-2.0",
+        extra="timm",
+        skips_init=True,
+        facts={
+            "adahessian": Facts(traits=Traits(second_order=True)),
+            "muon": _MUON,
+            "nmuon": _MUON,
+            "adamuon": _MUON,
+            "nadamuon": _MUON,
+        },
+    ),
+    _apex("fusedadam", "Adam of NVIDIA Apex, one fused kernel", "FusedAdam", *_ADAM, adam_w_mode=False),
+    _apex("fusedadamw", "AdamW of NVIDIA Apex, one fused kernel", "FusedAdam", *_ADAM),
+    _apex(
+        "fusedlamb",
+        "LAMB of NVIDIA Apex, one fused kernel",
+        "FusedLAMB",
+        *_ADAM,
+        eps=1e-6,
+        weight_decay=0.01,
+    ),
+    _apex(
+        "fusednovograd",
+        "NovoGrad of NVIDIA Apex, one fused kernel",
+        "FusedNovoGrad",
+        *(each for each in _ADAM if each is not _ADAM_W_MODE),
+        betas=(0.95, 0.98),
+    ),
+    _apex(
+        "fusedsgd",
+        "SGD of NVIDIA Apex, one fused kernel",
+        "FusedSGD",
+        lr(1e-3),
+        momentum(0.9),
+        Hyperparameter("dampening", float, 0.0, "dampening of the momentum"),
+        weight_decay(),
+        flag("nesterov", "Nesterov momentum", default=True),
+    ),
+)

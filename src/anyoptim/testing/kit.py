@@ -1,0 +1,103 @@
+"""``check_optimizer``: every check on one name, each with a verdict and a reason."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from anyoptim.errors import OptimError
+from anyoptim.packages import need_transformers
+from anyoptim.testing.checks import CHECKS, NotApplicable
+from anyoptim.testing.subject import Subject
+
+__all__ = ["CHECKS", "Report", "Verdict", "check_optimizer"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check found.
+
+    Args:
+        check: its name.
+        status: ``"pass"``; ``"fail"``: a promise is not kept, or a limit that the spec states does not show;
+            ``"limit"``: fails as the spec says; ``"n/a"``: there is nothing to check.
+        reason: the evidence, in one line.
+    """
+
+    check: str
+    status: Literal["pass", "fail", "limit", "n/a"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every verdict on one name; ``bool()`` of it is whether none is ``"fail"``."""
+
+    name: str
+    verdicts: tuple[Verdict, ...]
+
+    def __bool__(self) -> bool:
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Verdict, ...]:
+        """The verdicts that are ``"fail"``."""
+        return tuple(each for each in self.verdicts if each.status == "fail")
+
+    def __str__(self) -> str:
+        return "\n".join(f"{each.status:5} {each.check}: {each.reason}" for each in self.verdicts)
+
+
+def check_optimizer(name: str, *, checks: Collection[str] | None = None, **fields: Any) -> Report:
+    """Check an optimizer against what its spec says of it; in a test, ``assert check_optimizer("mine")``.
+
+    Args:
+        name: a registered name, a class path, a pair or a wrapped name.
+        checks: names of ``CHECKS``; all of them if ``None``.
+        fields: fields of TrainingArguments that it needs, such as ``optim_args="rank=8"``.
+
+    Raises:
+        UnknownOptimizerError: no such name.
+        MissingPackageError: the package behind it, or transformers, is not installed.
+    """
+    need_transformers("The conformance kit")
+    from anyoptim.integrations.transformers import enable
+
+    subject = Subject(name, fields)
+    subject.spec.default.load()
+    limits = subject.spec.default.limits
+    verdicts = []
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with enable(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for check in CHECKS if checks is None else checks:
+            verdicts.append(judged(check, _made(check, subject), limits.get(check)))
+    return Report(name, tuple(verdicts))
+
+
+def _made(check: str, subject: Subject) -> Verdict:
+    try:
+        return Verdict(check, "pass", CHECKS[check](subject))
+    except NotApplicable as reason:
+        return Verdict(check, "n/a", str(reason))
+    except OptimError as error:
+        return Verdict(check, "fail", str(error))
+    except Exception as error:  # a stranger's optimizer may raise anything
+        text = str(error).strip().partition("\n")[0]
+        return Verdict(
+            check, "fail", text if isinstance(error, AssertionError) and text else f"{type(error).__name__}: {text}"
+        )
+
+
+def judged(check: str, found: Verdict, limit: str | None) -> Verdict:
+    """Hold a verdict against the limit that the spec states, if it states one."""
+    if limit is None:
+        return found
+    if found.status == "fail":
+        return Verdict(check, "limit", f"{limit} ({found.reason})")
+    if found.status == "n/a":
+        return found
+    return Verdict(check, "fail", f"the spec says that it fails ({limit}), but: {found.reason}")

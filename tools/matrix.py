@@ -1,0 +1,210 @@
+"""Runs the conformance kit over every name that is installed here: ``make matrix``.
+
+Writes ``docs/matrix.json`` and ``docs/matrix.md``. With ``--check`` it writes nothing and fails if a promise is not
+kept, or if what it finds is not what the committed files say. Verdicts of a name are kept in ``.matrix/`` by the
+versions of the name's package, of torch and of transformers, and by the sources of anyoptim, and are not found again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import anyoptim
+from anyoptim.registry import optimizer_info
+
+ROOT = Path(__file__).parent.parent
+JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"
+PROCESSES = 2
+Verdicts = dict[str, list[str]]
+"""Status and reason of each check."""
+
+
+def names() -> list[str]:
+    """Every name whose package is installed; a wrapper stands for itself around AdamW."""
+    return [
+        name
+        for name in anyoptim.list_optimizers(installed=True)
+        if not optimizer_info(name).default.device and not name.startswith("trial/")
+    ]
+
+
+def check(name: str) -> tuple[str, Verdicts, float]:
+    """Make every check that takes one process."""
+    import torch
+
+    from anyoptim.testing import CHECKS, check_optimizer
+
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        report = check_optimizer(name, checks=[each for each in CHECKS if each != "DTensor"])
+    verdicts = {each.check: [each.status, each.reason] for each in report.verdicts}
+    return name, verdicts, time.monotonic() - started
+
+
+def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
+    """Make the check that takes two processes, of all names in the same two."""
+    from anyoptim.testing.kit import Verdict, judged
+    from anyoptim.testing.sharded import train_sharded
+    from anyoptim.testing.subject import Subject
+
+    subjects = {name: Subject(name) for name in wanted}
+    for (name, subject), (_, (kept, evidence)) in zip(
+        subjects.items(), train_sharded(list(subjects.values())), strict=True
+    ):
+        limit = subject.spec.default.limits.get("DTensor")
+        found = judged("DTensor", Verdict("DTensor", "pass" if kept else "fail", evidence), limit)
+        yield name, {"DTensor": [found.status, found.reason]}
+
+
+def find(wanted: list[str]) -> dict[str, Verdicts]:
+    """Return the verdicts on each name, from the cache where it has them."""
+    found = {name: json.loads(path.read_text()) for name in wanted if (path := cached(name)).exists()}
+    missing = [name for name in wanted if name not in found]
+    sys.stderr.write(f"{len(found)} of {len(wanted)} names are cached\n")
+    with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=30) as pool:
+        for number, (name, verdicts, seconds) in enumerate(pool.imap_unordered(check, missing), start=1):
+            found[name] = verdicts
+            failed = [f"{each}: {reason}" for each, (status, reason) in verdicts.items() if status == "fail"]
+            sys.stderr.write(f"{number}/{len(missing)} {name} {seconds:.1f} s {'; '.join(failed)}\n")
+    for name, verdict in check_sharded(missing):
+        found[name].update(verdict)
+        if verdict["DTensor"][0] == "fail":
+            sys.stderr.write(f"{name} DTensor: {verdict['DTensor'][1]}\n")
+    for name in missing:
+        cached(name).parent.mkdir(parents=True, exist_ok=True)
+        cached(name).write_text(json.dumps(found[name]))
+    return {name: found[name] for name in sorted(found)}
+
+
+def cached(name: str) -> Path:
+    """Return the file that keeps the verdicts on a name."""
+    package = optimizer_info(name).package
+    digest = hashlib.sha256(f"{versions_of('torch', 'transformers')} {SOURCES}".encode()).hexdigest()[:16]
+    return CACHE / f"{package}-{version(package)}" / digest / f"{name.replace('/', '.')}.json"
+
+
+def sources() -> str:
+    """Return a digest of anyoptim's own files."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "src").rglob("*.py")) + sorted((ROOT / "src").rglob("*.json")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+SOURCES = sources()
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Return the installed versions."""
+    return {package: version(package) for package in packages}
+
+
+def as_json(found: dict[str, Verdicts]) -> dict[str, Any]:
+    """Return what is committed: versions, and for each name its package and its verdicts."""
+    packages = sorted({optimizer_info(name).package for name in found} | {"torch", "transformers"})
+    return {
+        "machine": f"{platform.machine()} CPU",
+        "versions": versions_of(*(each for each in packages if each != "anyoptim")),
+        "names": {name: {"package": optimizer_info(name).package, "checks": found[name]} for name in found},
+        "not installed": {
+            name: optimizer_info(name).default.pip_install for name in anyoptim.list_optimizers(installed=False)
+        },
+    }
+
+
+def page(matrix: dict[str, Any]) -> str:
+    """Return the matrix as a page."""
+    from anyoptim.testing import CHECKS
+
+    signs = {"pass": "✓", "limit": "✗", "fail": "**✗**", "n/a": "·"}
+    names = matrix["names"]
+    whole = sum(all(each["checks"][check][0] == "pass" for check in ("trains", "resume")) for each in names.values())
+    lines = [
+        "# The measured matrix",
+        "",
+        f"What the conformance kit (`anyoptim check NAME`) finds for each of {len(names)} names, on a"
+        f" {matrix['machine']}, with {', '.join(f'{key} {value}' for key, value in matrix['versions'].items())}.",
+        f"{whole} of them train through the Trainer and resume bit-equal. ✓ it does; ✗ it does not, as its spec says;"
+        " · there is nothing to check. Written by `make matrix`; reasons are below and in `matrix.json`.",
+        "",
+        f"| name | package | {' | '.join(CHECKS)} |",
+        f"| --- | --- | {' | '.join('---' for _ in CHECKS)} |",
+    ]
+    for name, entry in names.items():
+        cells = " | ".join(signs[entry["checks"][check][0]] for check in CHECKS)
+        lines.append(f"| `{name}` | {entry['package']} | {cells} |")
+    lines += ["", "## Why not", ""]
+    for check in CHECKS:
+        reasons = Counter[str]()
+        whose: dict[str, list[str]] = {}
+        for name, entry in names.items():
+            status, reason = entry["checks"][check]
+            if status in ("limit", "fail"):
+                reason = optimizer_info(name).default.limits.get(check, reason)
+                reasons[reason] += 1
+                whose.setdefault(reason, []).append(f"`{name}`")
+        if reasons:
+            lines += [f"### {check}", ""]
+            lines += [f"- {reason}: {', '.join(whose[reason])}" for reason, _ in reasons.most_common()]
+            lines.append("")
+    if matrix["not installed"]:
+        lines += ["## Not installed here", ""]
+        lines += [f"- `{name}`: {install}" for name, install in matrix["not installed"].items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return where the statuses of two matrices differ."""
+    found = [f"{name} is new" for name in new["names"].keys() - old["names"].keys()]
+    found += [f"{name} is gone" for name in old["names"].keys() - new["names"].keys()]
+    for name in new["names"].keys() & old["names"].keys():
+        for each, (status, reason) in new["names"][name]["checks"].items():
+            before = old["names"][name]["checks"].get(each, ["nothing"])[0]
+            if before != status:
+                found.append(f"{name}, {each}: {before} before, {status} now ({reason})")
+    return sorted(found)
+
+
+def main(arguments: list[str]) -> int:
+    """Find, and write or compare."""
+    matrix = as_json(find(names()))
+    failed = [
+        f"{name}, {each}: {reason}"
+        for name, entry in matrix["names"].items()
+        for each, (status, reason) in entry["checks"].items()
+        if status == "fail"
+    ]
+    for each in failed:
+        sys.stderr.write(f"FAIL {each}\n")
+    if "--check" in arguments:
+        changed = differences(json.loads(JSON.read_text(encoding="utf-8")), matrix)
+        for each in changed:
+            sys.stderr.write(f"CHANGED {each}; run make matrix\n")
+        sys.stdout.write(f"{len(matrix['names'])} names, {len(failed)} failures, {len(changed)} changes\n")
+        return bool(failed or changed)
+    JSON.write_text(json.dumps(matrix, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(page(matrix), encoding="utf-8")
+    sys.stdout.write(f"{len(matrix['names'])} names, {len(failed)} failures\n")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
