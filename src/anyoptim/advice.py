@@ -65,7 +65,7 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
 def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> None:
     """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
     implementation = settings.implementation
-    _refuse_device(spec, implementation)
+    _refuse_unusable(spec, implementation)
     if settings.in_backward and fields.get("fp16") is True:
         raise UnsupportedError(
             f"{spec.name} updates inside the backward pass, where fp16 gradients are still scaled; use bf16=True."
@@ -107,9 +107,13 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         )
 
 
-def _refuse_device(spec: OptimizerSpec, implementation: Implementation) -> None:
-    """Raise for an accelerator that is needed and not there; a package that is not there is said when it is loaded."""
+def _refuse_unusable(spec: OptimizerSpec, implementation: Implementation) -> None:
+    """Raise for what cannot train here: a package that is not there is said when it is loaded."""
     for each in (implementation, *((spec.fallback.default,) if spec.fallback else ())):
+        if each.unusable:
+            raise UnsupportedError(f"{spec.name} cannot train with the Trainer or a loop: {each.unusable}.")
+        if each.needs_process_group and not torch.distributed.is_initialized():
+            raise UnsupportedError(f"{spec.name} calls torch.distributed, which is not set up; launch with torchrun.")
         device = getattr(torch, each.device, None) if each.device else None
         if each.device and each.installed and not (device is not None and device.is_available()):
             raise UnsupportedError(f"{spec.name} needs {_DEVICES[each.device]}, and there is none here.")

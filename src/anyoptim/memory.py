@@ -49,13 +49,23 @@ def state_memory(plan: Plan) -> StateMemory:
         with FakeTensorMode(allow_non_fake_inputs=True):
             return StateMemory(measured_state_bytes(_after_one_step(plan, plan.groups)), "first step on fake tensors")
     except Exception as reason:
-        return _one_step_per_shape(plan, reason)
+        return _one_step_per_shape(plan, reason) if plan.implementation.takes_groups else _one_real_step(plan, reason)
 
 
 def measured_state_bytes(optimizer: Optimizer) -> int:
     """Count the bytes of every tensor an optimizer holds besides parameters, wherever it keeps them."""
     seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return _bytes_of(optimizer.state, seen) + _bytes_of_groups(optimizer, seen)
+
+
+def _one_real_step(plan: Plan, reason: Exception) -> StateMemory:
+    """Count after a real step on every parameter, for classes that make groups of their own."""
+    if sum(each.nbytes for group in plan.groups for each in group["params"]) > _LARGEST_REAL_STEP:
+        return StateMemory(None, "the model is too large to try a real step on")
+    try:
+        return StateMemory(measured_state_bytes(_after_one_step(plan, plan.groups)), "a real step")
+    except Exception as error:  # see state_memory
+        return StateMemory(None, f"no step could be tried: {error or reason!r}")
 
 
 def _one_step_per_shape(plan: Plan, reason: Exception) -> StateMemory:
@@ -78,8 +88,8 @@ def _one_step_per_shape(plan: Plan, reason: Exception) -> StateMemory:
         optimizer = _after_one_step(plan, reduced)
         seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         total = _bytes_of_groups(optimizer, seen)
-        for group, alike in zip(optimizer.param_groups, kinds, strict=True):
-            stand_ins = iter(group["params"])
+        for held, alike in zip(optimizer.param_groups, kinds, strict=True):
+            stand_ins = iter(held["params"])
             for same in alike.values():
                 bytes_each = 0
                 for _ in same[:2]:

@@ -135,7 +135,7 @@ class Plan:
         stamp(optimizer, self.spec, self.settings)
         if self._warmup_is_a_ratio:
             optimizer.register_step_pre_hook(_refuse_ratio)
-        if self.spec.traits.schedule_free:
+        if self.spec.traits.schedule_free and hasattr(optimizer, "eval"):
             keep_training_weights(optimizer)
         if _logger.isEnabledFor(logging.INFO):
             _logger.info(self.summary)

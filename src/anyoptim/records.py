@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from torch import Tensor
+
 from anyoptim.errors import CheckpointError
 from anyoptim.settings import Settings
 from anyoptim.spec import OptimizerSpec, Traits
@@ -101,7 +103,7 @@ def record_of(optimizer: Any) -> Record | None:
 def forget_other_parameters(optimizer: Optimizer) -> None:
     """Drop state of parameters that are in no group: those that were replaced after construction."""
     held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    for parameter in [each for each in optimizer.state if each not in held]:
+    for parameter in [each for each in optimizer.state if isinstance(each, Tensor) and each not in held]:
         del optimizer.state[parameter]
 
 

@@ -122,6 +122,8 @@ class Implementation:
         device: the accelerator that it cannot do without, as torch names it; empty: it runs on a CPU too.
         refused: keywords that would break the build, or that only another implementation takes, with the reason.
         unsupported: keywords of a facade that would train wrongly, with the reason.
+        needs_process_group: it calls torch.distributed in one process, too.
+        unusable: why no loop that calls ``step()`` can train with it; empty: one can.
         limits: checks of ``anyoptim.testing`` that it fails, with the reason.
         updates_in_backward: its class has hooks of its own that update on every backward pass, so gradients
             neither accumulate nor are reduced over processes.
@@ -143,6 +145,8 @@ class Implementation:
     install: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    needs_process_group: bool = False
+    unusable: str = ""
     limits: Mapping[str, str] = field(default_factory=dict)
     updates_in_backward: bool = False
     applied_lr: str = "lr"

@@ -28,6 +28,7 @@ def keep_training_weights(optimizer: Optimizer) -> None:
     _kept[optimizer] = {}
     optimizer.register_state_dict_post_hook(_add_training_weights)
     optimizer.register_load_state_dict_post_hook(_restore_training_weights)
+    optimizer.register_step_pre_hook(_drop_training_weights)
 
 
 def has_two_sets(optimizer: Optimizer | None) -> bool:
@@ -87,7 +88,13 @@ def _add_training_weights(optimizer: Optimizer, state_dict: dict[str, Any]) -> N
 def _restore_training_weights(optimizer: Optimizer) -> None:
     for parameter in _parameters(optimizer):
         if _KEY in optimizer.state.get(parameter, {}):
-            parameter.copy_(optimizer.state[parameter].pop(_KEY))
+            parameter.copy_(optimizer.state[parameter][_KEY])
+
+
+def _drop_training_weights(optimizer: Optimizer, *_: object) -> None:
+    """Forget what was loaded; not before the first step, since a class may look at what it has loaded."""
+    for parameter in _parameters(optimizer):
+        optimizer.state.get(parameter, {}).pop(_KEY, None)
 
 
 def _training(optimizer: Any) -> bool:

@@ -15,6 +15,7 @@ SPECS = indexed(
     mends=("no_pickle_in_state", "no_compiling_on_a_cpu"),
     facts={
         "sfadamw": Facts(traits=Traits(schedule_free=True, consumes_gradients=True)),
-        "msamlaprop": Facts(traits=Traits(consumes_gradients=True)),
+        # chosen from the parameters where none is given, which fails for param groups
+        "psgdlra": Facts(traits=_TRAITS, defaults={"rank": 4}),
     },
 )

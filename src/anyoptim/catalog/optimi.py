@@ -20,7 +20,16 @@ SPECS = (
         "optimi",
         licence="MIT",
         mends=("no_triton_on_a_cpu",),
-        facts={"adamw": Facts(aliases=("optimi_adamw",))},
+        # every rate has to be given there; these are the usual ones
+        facts={
+            "adam": Facts(defaults={"lr": 1e-3}),
+            "adamw": Facts(aliases=("optimi_adamw",), defaults={"lr": 1e-3}),
+            "adan": Facts(defaults={"lr": 1e-3}),
+            "lion": Facts(defaults={"lr": 1e-4}),
+            "radam": Facts(defaults={"lr": 1e-3}),
+            "ranger": Facts(defaults={"lr": 1e-3}),
+            "sgd": Facts(defaults={"lr": 1e-2}),
+        },
         refused_everywhere={"gradient_release": "fused_backward=true does the same, with any trainer"},
     ),
     OptimizerSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from anyoptim.catalog._index import Facts, indexed
@@ -37,8 +38,12 @@ _PROJECTION_TYPE = Hyperparameter(
     "side that is projected",
     scope="target",
 )
+_LOMO = Facts(
+    implementation={"takes": "model", "unusable": "it updates in a backward pass of its own; take lomo or adalomo"}
+)
 _CLOSURE = Traits(needs_closure=True)
 _SECOND_ORDER = Traits(second_order=True)
+_DIFFERENTIATES = "it differentiates all gradients together"
 _SCHEDULE_FREE = Traits(schedule_free=True)
 
 SPECS = indexed(
@@ -50,17 +55,18 @@ SPECS = indexed(
         "adafactor": Facts(defaults={"relative_step": False, "scale_parameter": False}),
         "adago": _MUON,
         "adamuon": _MUON,
-        "distributedmuon": _MUON,
+        "distributedmuon": replace(_MUON, implementation={**_MUON.implementation, "needs_process_group": True}),
         "muon": _MUON,
         "muonclip": _MUON,
         "normuon": _MUON,
         "galore": _low_rank(_PROJECTION_TYPE),
         "fira": _low_rank(_PROJECTION_TYPE),
-        "apollo": _low_rank(),
-        "adahessian": Facts(traits=_SECOND_ORDER),
-        "sophiah": Facts(traits=_SECOND_ORDER),
-        "adalomo": Facts(implementation={"takes": "model", "updates_in_backward": True}),
-        "lomo": Facts(implementation={"takes": "model", "updates_in_backward": True}),
+        "apollo": _low_rank(_PROJECTION_TYPE),
+        "adahessian": Facts(traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
+        "sophiah": Facts(traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
+        "adalomo": _LOMO,
+        "lomo": _LOMO,
+        "demo": Facts(implementation={"needs_process_group": True}),
         "adammini": Facts(
             implementation={"takes": "model"},
             hyperparameters={

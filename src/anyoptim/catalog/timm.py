@@ -47,7 +47,7 @@ SPECS = (
         extra="timm",
         skips_init=True,
         facts={
-            "adahessian": Facts(traits=Traits(second_order=True)),
+            "adahessian": Facts(traits=Traits(second_order=True), coupled="it differentiates all gradients together"),
             "muon": _MUON,
             "nmuon": _MUON,
             "adamuon": _MUON,

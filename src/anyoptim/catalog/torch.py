@@ -69,7 +69,10 @@ SPECS = (
             "radam": Facts(name="radam"),
             "rprop": Facts(name="rprop"),
             "lbfgs": Facts(name="lbfgs", traits=Traits(needs_closure=True), implementation={"takes": "parameters"}),
-            "sparseadam": Facts(name="sparse_adam"),
+            "sparseadam": Facts(
+                name="sparse_adam",
+                implementation={"unusable": "it takes sparse gradients only, as of nn.Embedding(sparse=True)"},
+            ),
         },
     ),
     ADAMW,

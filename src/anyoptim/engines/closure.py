@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch.optim import Optimizer
 
 from anyoptim.engines.facade import Facade
@@ -39,4 +40,9 @@ class WithClosure(Facade):
                 f"{type(self.optimizer).__name__} evaluates the loss again in every step: pass step() a closure that"
                 " calls zero_grad(), computes the loss and its gradients, and returns it."
             )
-        return self.optimizer.step(given)
+
+        def recorded() -> float:  # some call the closure where autograd is off
+            with torch.enable_grad():
+                return given()
+
+        return self.optimizer.step(recorded)

@@ -82,7 +82,8 @@ def typed_arguments(subject: Subject) -> str:
             continue
         if isinstance(each.default, (bool, int, float, str, tuple, list)) or each.default is None:
             written[each.name] = each.default
-    planned = subject.plan(model, optim_args=",".join(f"{key}={_text(value)}" for key, value in written.items()))
+    text = ",".join([*subject.required, *(f"{key}={_text(value)}" for key, value in written.items())])
+    planned = subject.plan(model, optim_args=text)
     for key, value in written.items():
         got = planned.hyperparameters[key].value
         _expect(got == value and isinstance(got, bool) == isinstance(value, bool), f"{key}={value} arrives as {got!r}")
@@ -190,7 +191,7 @@ def accumulates_gradients(subject: Subject) -> str:
     """With gradient accumulation in the Trainer, weights move once for two micro-batches."""
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
+    class Watch(TrainerCallback):
         moved: bool = False
 
         def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -224,7 +225,7 @@ def compiles(subject: Subject) -> str:
         if compiled:
             torch.compiler.reset()
             # the tracing, not the code generator, is what an optimizer can fail
-            optimizer.step = torch.compile(optimizer.step, backend="eager")  # type: ignore[method-assign]
+            optimizer.step = torch.compile(optimizer.step, backend="eager")  # type: ignore[method-assign, assignment]
         for seed in range(2):
             subject.step(model, optimizer, seed)
         results.append(weights(model))

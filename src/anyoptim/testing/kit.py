@@ -68,12 +68,16 @@ def check_optimizer(name: str, *, checks: Collection[str] | None = None, **field
 
     subject = Subject(name, fields)
     subject.spec.default.load()
+    wanted = list(CHECKS if checks is None else checks)
+    if subject.spec.default.unusable or subject.spec.default.needs_process_group:
+        reason = subject.spec.default.unusable or "it needs several processes"
+        return Report(name, tuple(Verdict(check, "limit", reason) for check in wanted))
     limits = subject.spec.default.limits
     verdicts = []
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with enable(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for check in CHECKS if checks is None else checks:
+        for check in wanted:
             verdicts.append(judged(check, _made(check, subject), limits.get(check)))
     return Report(name, tuple(verdicts))
 

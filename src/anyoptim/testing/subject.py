@@ -56,7 +56,7 @@ class Subject:
             "optim": self.name,
             "learning_rate": self.rate,
             "optim_target_modules": "all-linear" if self.spec.traits.names_targets else None,
-            "optim_args": ",".join([*self._required, *(["rank=8"] if has_rank and rank_is_large else [])]) or None,
+            "optim_args": ",".join([*self.required, *(["rank=8"] if has_rank and rank_is_large else [])]) or None,
             "lr_scheduler_type": "constant",
             "max_grad_norm": 0.0 if self.spec.fused_backward or self.spec.traits.clips_updates else 1.0,
             "max_steps": STEPS,
@@ -64,7 +64,7 @@ class Subject:
         }
 
     @property
-    def _required(self) -> list[str]:
+    def required(self) -> list[str]:
         """Arguments for hyperparameters without a default: any number will do for a check."""
         return [
             f"{each.name}=1000"

@@ -1,0 +1,315 @@
+"""Optimizers around optimizers: against the packages' own, arguments for both levels, stacks that cannot work."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import arguments, data, inner, llama, same_weights, train, weights
+from transformers import LlamaForCausalLM, Trainer
+
+import anyoptim
+from anyoptim.engines.closure import WithClosure
+
+STEPS = 30
+Model = torch.nn.Module
+
+
+def small(seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    return model.double()
+
+
+def batch(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    inputs = torch.randn(16, 6, generator=generator, dtype=torch.float64)
+    return inputs, inputs[:, :3].sin()
+
+
+def evaluated(model: Model, number: int) -> Callable[[], float]:
+    def closure() -> float:
+        model.zero_grad()
+        inputs, wanted = batch(number)
+        loss = torch.nn.functional.mse_loss(model(inputs), wanted)
+        loss.backward()
+        return float(loss)
+
+    return closure
+
+
+def steps(model: Model, optimizer: Any, *, closure: bool = False) -> None:
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    for number in range(STEPS):
+        evaluate = evaluated(model, number)
+        evaluate()
+        optimizer.step(evaluate) if closure else optimizer.step()
+
+
+def largest_difference(left: Model, right: Model) -> float:
+    pairs = zip(left.parameters(), right.parameters(), strict=True)
+    return max(float((one - other).detach().abs().max()) for one, other in pairs)
+
+
+def theirs_lookahead(params: Any) -> Any:
+    from pytorch_optimizer import Lookahead
+
+    return Lookahead(torch.optim.AdamW(params, lr=0.01, weight_decay=0.0), k=4, alpha=0.3)
+
+
+def theirs_orthograd(params: Any) -> Any:
+    from pytorch_optimizer import OrthoGrad
+
+    return OrthoGrad(torch.optim.AdamW(params, lr=0.01, weight_decay=0.0))
+
+
+def theirs_cautious(params: Any) -> Any:
+    constructor: Any = anyoptim.optimizer_info("timm/cadamw").default.load()
+    return constructor(params, lr=0.01, weight_decay=0.0, caution=True)
+
+
+def theirs_schedule_free(params: Any) -> Any:
+    from schedulefree import ScheduleFreeWrapper
+
+    return ScheduleFreeWrapper(torch.optim.SGD(params, lr=0.5), momentum=0.8, r=1.0)
+
+
+def theirs_sam(params: Any) -> Any:
+    from pytorch_optimizer import SAM
+
+    return SAM(params, torch.optim.SGD, rho=0.1, lr=0.1)
+
+
+def theirs_asam(params: Any) -> Any:
+    from pytorch_optimizer import SAM
+
+    return SAM(params, torch.optim.SGD, rho=0.1, adaptive=True, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "settings", "bound"),
+    [
+        ("lookahead(adamw_torch)", theirs_lookahead, "lr=0.01,lookahead_k=4,lookahead_alpha=0.3", 1e-12),
+        # theirs rounds what it divides by up to 1e-30, too, and keeps the norm in fp32
+        ("orthograd(adamw_torch)", theirs_orthograd, "lr=0.01", 1e-6),
+        ("cautious(adamw_torch)", theirs_cautious, "lr=0.01", 1e-9),
+        (
+            "schedule_free(sgd)",
+            theirs_schedule_free,
+            "lr=0.5,schedule_free_momentum=0.8,schedule_free_r=1.0",
+            1e-12,
+        ),
+        ("sam(sgd)", theirs_sam, "lr=0.1,sam_rho=0.1", 1e-9),
+        ("sam(sgd)", theirs_asam, "lr=0.1,sam_rho=0.1,sam_adaptive=true", 1e-9),
+    ],
+)
+def test_against_the_packages_own(name: str, theirs: Any, settings: str, bound: float) -> None:
+    mine, other = small(), small()
+    closure = name.startswith("sam")
+    optimizer = anyoptim.get_optimizer(name, mine, weight_decay=0.0, optim_args=settings)
+    reference = theirs(other.parameters())
+    steps(mine, optimizer, closure=closure)
+    steps(other, reference, closure=closure)
+    assert largest_difference(mine, other) <= bound
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
+        reference.eval()
+        assert largest_difference(mine, other) <= bound
+        optimizer.train()
+        reference.train()
+        assert largest_difference(mine, other) <= bound
+    plain = small()
+    steps(plain, torch.optim.SGD(plain.parameters(), lr=0.1))
+    assert largest_difference(mine, plain) > 1e-3  # the wrapper does something
+
+
+def test_cautious_decays_every_element() -> None:
+    model = small()
+    optimizer = anyoptim.get_optimizer("cautious(sgd)", model, lr=0.1, weight_decay=0.5)
+    weight = next(model.parameters())
+    before = weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+
+
+def test_arguments_of_every_level() -> None:
+    plan = anyoptim.plan(
+        "lookahead(orthograd(optimi/lion))",
+        llama(),
+        optim_args="beta1=0.8,weight_decay=0.2,lookahead_k=3,lookahead_alpha=0.25,orthograd_eps=1e-20",
+    )
+    values = {name: setting.value for name, setting in plan.hyperparameters.items()}
+    assert values["betas"] == (0.8, 0.99)
+    assert (values["lookahead_k"], values["lookahead_alpha"], values["orthograd_eps"]) == (3, 0.25, 1e-20)
+    optimizer: Any = plan.build()
+    assert (optimizer.k, optimizer.optimizer.eps) == (3, 1e-20)
+    assert type(optimizer.optimizer.optimizer).__name__ == "Lion"
+    assert optimizer.param_groups is optimizer.optimizer.optimizer.param_groups
+    for wrong, right in [("lookahead_kk=3", "lookahead_k"), ("k=3", ""), ("lookahead_alpha=2", r"in \[0, 1\]")]:
+        with pytest.raises(anyoptim.OptimArgsError, match=right):
+            anyoptim.plan("lookahead(orthograd(optimi/lion))", llama(), optim_args=wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lookahead", r"goes around another optimizer: write lookahead\(adamw_torch\)"),
+        ("lookahead()", "No optimizer is called"),
+        ("sgd(adamw_torch)", "sgd is no wrapper"),
+        ("lookahead(orthograd)", "is a wrapper itself"),
+        ("lookahead(lookahead(sgd))", "twice"),
+        ("lookahead(orthograd(lookahead(sgd)))", "twice"),
+        ("schedule_free(schedule_free_sgd)", "averages weights already"),
+        ("lookahead(schedule_free(sgd))", "cannot work"),
+        ("cautious(sam(sgd))", "cannot work"),
+        ("sam(lbfgs)", "cannot work"),
+        ("sam(pytorch_optimizer/adahessian)", "cannot work"),
+        ("lookahead(pytorch_optimizer/lomo)", "backward pass of its own"),
+        ("lookahead(lomo_optim/lomo)", "inside the backward pass"),
+        ("cpu_offload(muon)", "one optimizer for each parameter"),
+        ("cpu_offload(adamw_torch)", "needs a CUDA GPU"),
+        ("lookahead(sgd)+lion_8bit", r"around a pair, as in lookahead\(muon\+lion\)"),
+        ("muon+lookahead(sgd)", r"around a pair"),
+        ("lookahed(sgd)", "Did you mean 'lookahead'"),
+        ("lookahead(sdg)", "Did you mean 'sgd'"),
+    ],
+)
+def test_stacks_that_cannot_work(name: str, message: str) -> None:
+    with pytest.raises(anyoptim.OptimError, match=message):
+        anyoptim.get_optimizer(name, llama())
+
+
+def test_fused_backward_is_refused_with_the_reason() -> None:
+    with pytest.raises(anyoptim.UnsupportedError, match="lookahead needs every gradient of a step at once"):
+        anyoptim.get_optimizer("lookahead(sgd)", llama(), fused_backward=True)
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize(
+    "name", ["lookahead(adamw_torch)", "schedule_free(sgd)", "Lookahead(Cautious(Muon+SGD))", "orthograd(grokadamw)"]
+)
+def test_the_trainer_builds_what_get_optimizer_builds(name: str, tmp_path: Path, enabled: None) -> None:
+    args = arguments(tmp_path, optim=name, learning_rate=1e-2, weight_decay=0.1, max_steps=6, max_grad_norm=0.0)
+    trainer = train(llama(), args)
+    model = llama()
+    optimizer = anyoptim.get_optimizer(name, model, args)
+    other = Trainer(model, args, train_dataset=data(), optimizers=(optimizer, None))
+    other.train()
+    assert same_weights(weights(trainer.model), weights(model))
+    assert type(inner(trainer.optimizer)).__name__.lower() == name.partition("(")[0].replace("_", "").lower()
+
+
+@pytest.mark.trainer
+def test_a_schedule_free_wrapper_saves_the_average(tmp_path: Path, enabled: None) -> None:
+    args = arguments(tmp_path, optim="schedule_free(sgd)", learning_rate=1.0, save_strategy="steps", save_steps=4,
+                     max_steps=8)  # fmt: skip
+    trainer = train(llama(), args)
+    last = weights(trainer.model)  # after train() it holds the average
+    saved = LlamaForCausalLM.from_pretrained(tmp_path / "checkpoint-8")
+    assert same_weights(weights(saved), last)
+    trainer.optimizer.optimizer.train()
+    assert not same_weights(weights(trainer.model), last)
+
+
+# ---------------------------------------------------------------- closures
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize("name", ["sam(adamw_torch)", "lbfgs"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_closures_in_the_trainer_are_a_loop_by_hand(
+    name: str, accumulation: int, tmp_path: Path, enabled: None
+) -> None:
+    """The batches of a step are evaluated again, all of them, with the loss scaled as for the first time."""
+    size = 8 // accumulation
+    args = arguments(tmp_path, optim=name, learning_rate=1e-2, weight_decay=0.0, max_steps=4, lr_scheduler_type="constant",
+                     max_grad_norm=0.0, gradient_accumulation_steps=accumulation,
+                     per_device_train_batch_size=size)  # fmt: skip
+    seen: list[torch.Tensor] = []
+
+    class Watched(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if not seen or not torch.equal(seen[-1], inputs["input_ids"]):
+                torch.manual_seed(len(seen))  # for the signs that the estimate of the Hessian draws
+            seen.append(inputs["input_ids"])
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    trainer = train(llama(), args, Watched)
+    model = llama()
+    optimizer = anyoptim.get_optimizer(name, model, {"learning_rate": 1e-2, "weight_decay": 0.0})
+    for number in range(4):
+        inputs = _batches_of(number, seen, accumulation)
+
+        def closure(inputs: list[torch.Tensor] = inputs) -> float:
+            optimizer.zero_grad()
+            total = 0.0
+            for each in inputs:
+                loss = model(input_ids=each, labels=each).loss / accumulation
+                loss.backward()
+                total += float(loss)
+            return total
+
+        closure()
+        optimizer.step(closure)
+    pairs = zip(trainer.model.parameters(), model.parameters(), strict=True)
+    assert max(float((one - other).detach().abs().max()) for one, other in pairs) < 1e-5
+
+
+def _batches_of(number: int, seen: list[torch.Tensor], accumulation: int) -> list[torch.Tensor]:
+    """The different batches of a step: with accumulation, each evaluation goes through all of them."""
+    unique: list[torch.Tensor] = []
+    for each in seen:
+        if not any(torch.equal(each, other) for other in unique):
+            unique.append(each)
+    return unique[number * accumulation : (number + 1) * accumulation]
+
+
+def test_a_step_without_a_closure_says_what_it_needs() -> None:
+    model = llama()
+    optimizer = anyoptim.get_optimizer("sam(sgd)", model)
+    assert isinstance(optimizer, WithClosure)
+    with pytest.raises(anyoptim.UnsupportedError, match=r"pass step\(\) a closure"):
+        optimizer.step()
+
+
+def test_loss_scaling_and_closures_do_not_go_together() -> None:
+    with pytest.raises(anyoptim.UnsupportedError, match="use bf16=True"):
+        anyoptim.plan("sam(sgd)", llama(), {"fp16": True})
+
+
+@pytest.mark.trainer
+def test_second_order_in_the_trainer_is_a_loop_by_hand(tmp_path: Path, enabled: None) -> None:
+    """create_graph reaches the backward pass, so the Hessian is that of the loss."""
+    name = "pytorch_optimizer/adahessian"
+    args = arguments(tmp_path, optim=name, max_grad_norm=0.0, learning_rate=0.05, weight_decay=0.0, max_steps=1)
+    seen: list[torch.Tensor] = []
+
+    class Watched(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append(inputs["input_ids"])
+            torch.manual_seed(7)  # for the signs that the estimate of the Hessian draws
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    model = _eager()
+    other = copy.deepcopy(model)
+    Watched(model, args, train_dataset=data()).train()
+    optimizer = anyoptim.get_optimizer(name, other, lr=0.05, weight_decay=0.0)
+    torch.manual_seed(7)
+    other(input_ids=seen[0], labels=seen[0]).loss.backward(create_graph=True)
+    optimizer.step()
+    assert same_weights(weights(model), weights(other))
+    assert not same_weights(weights(model), weights(llama()))
+
+
+def _eager() -> Any:
+    model = llama()
+    model.set_attn_implementation("eager")
+    return model
