@@ -230,7 +230,8 @@ def test_closures_in_the_trainer_are_a_loop_by_hand(
 ) -> None:
     """The batches of a step are evaluated again, all of them, with the loss scaled as for the first time."""
     size = 8 // accumulation
-    args = arguments(tmp_path, optim=name, learning_rate=1e-2, weight_decay=0.0, max_steps=4, lr_scheduler_type="constant",
+    args = arguments(tmp_path, optim=name, learning_rate=1e-2, weight_decay=0.0, max_steps=4,
+                     lr_scheduler_type="constant",
                      max_grad_norm=0.0, gradient_accumulation_steps=accumulation,
                      per_device_train_batch_size=size)  # fmt: skip
     seen: list[torch.Tensor] = []

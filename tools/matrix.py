@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from anyoptim.registry import optimizer_info
 ROOT = Path(__file__).parent.parent
 JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"
 PROCESSES = 2
+EXAMPLES = ("anyoptim-example",)
 Verdicts = dict[str, list[str]]
 """Status and reason of each check."""
 
@@ -40,7 +42,7 @@ def names() -> list[str]:
     return [
         name
         for name in anyoptim.list_optimizers(installed=True)
-        if not optimizer_info(name).default.device and not name.startswith("trial/")
+        if not optimizer_info(name).default.device and optimizer_info(name).package not in EXAMPLES
     ]
 
 
@@ -75,22 +77,28 @@ def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
 
 def find(wanted: list[str]) -> dict[str, Verdicts]:
     """Return the verdicts on each name, from the cache where it has them."""
-    found = {name: json.loads(path.read_text()) for name in wanted if (path := cached(name)).exists()}
-    missing = [name for name in wanted if name not in found]
-    sys.stderr.write(f"{len(found)} of {len(wanted)} names are cached\n")
-    with multiprocessing.get_context("spawn").Pool(PROCESSES, maxtasksperchild=30) as pool:
-        for number, (name, verdicts, seconds) in enumerate(pool.imap_unordered(check, missing), start=1):
-            found[name] = verdicts
-            failed = [f"{each}: {reason}" for each, (status, reason) in verdicts.items() if status == "fail"]
-            sys.stderr.write(f"{number}/{len(missing)} {name} {seconds:.1f} s {'; '.join(failed)}\n")
-    for name, verdict in check_sharded(missing):
-        found[name].update(verdict)
-        if verdict["DTensor"][0] == "fail":
-            sys.stderr.write(f"{name} DTensor: {verdict['DTensor'][1]}\n")
-    for name in missing:
-        cached(name).parent.mkdir(parents=True, exist_ok=True)
-        cached(name).write_text(json.dumps(found[name]))
+    found: dict[str, Verdicts] = {
+        name: json.loads(path.read_text()) if (path := cached(name)).exists() else {} for name in wanted
+    }
+    missing = [name for name in wanted if "builds" not in found[name]]
+    sys.stderr.write(f"{len(wanted) - len(missing)} of {len(wanted)} names are cached\n")
+    context = multiprocessing.get_context("spawn")
+    # a few names a process: what a package does to a process must not reach all others
+    with ProcessPoolExecutor(PROCESSES, mp_context=context, max_tasks_per_child=30) as pool:
+        for number, (name, verdicts, seconds) in enumerate(pool.map(check, missing), start=1):
+            keep(name, found, verdicts)
+            sys.stderr.write(f"{number}/{len(missing)} {name} {seconds:.1f} s\n")
+    for name, verdict in check_sharded([name for name in wanted if "DTensor" not in found[name]]):
+        keep(name, found, verdict)
+        sys.stderr.write(f"{name} on two processes\n")
     return {name: found[name] for name in sorted(found)}
+
+
+def keep(name: str, found: dict[str, Verdicts], verdicts: Verdicts) -> None:
+    """Add verdicts to what is found and to the cache."""
+    found[name] |= verdicts
+    cached(name).parent.mkdir(parents=True, exist_ok=True)
+    cached(name).write_text(json.dumps(found[name]))
 
 
 def cached(name: str) -> Path:

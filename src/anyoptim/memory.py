@@ -46,7 +46,8 @@ def state_memory(plan: Plan) -> StateMemory:
         return StateMemory(None, "no model")
     try:
         # a stranger's step may raise anything under fake tensors: DataDependentOutputException is one of many
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        # compiled kernels would read the memory that a fake tensor has not
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.compiler.set_stance("force_eager"):
             return StateMemory(measured_state_bytes(_after_one_step(plan, plan.groups)), "first step on fake tensors")
     except Exception as reason:
         return _one_step_per_shape(plan, reason) if plan.implementation.takes_groups else _one_real_step(plan, reason)

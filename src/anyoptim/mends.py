@@ -6,8 +6,11 @@ parameters to that parameter's role.
 
 from __future__ import annotations
 
+import enum
 import importlib
 import inspect
+import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +83,87 @@ def no_triton_on_a_cpu(optimizer: Optimizer, role_of: RoleOf) -> None:
     for group in optimizer.param_groups:
         if group["triton"] is None and all(parameter.device.type == "cpu" for parameter in group["params"]):
             group["triton"] = False
+
+
+def plain_state(optimizer: Optimizer, role_of: RoleOf) -> None:
+    """Write an optimizer's own objects and queues into state dicts as plain values, and make them again from these.
+
+    Only classes of the optimizer's own package that are imported already are made, without calling them.
+    """
+    package = type(optimizer).__module__.partition(".")[0]
+    waiting: list[bool] = []
+
+    def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        return {**state_dict, "state": _plain(state_dict["state"], package)}
+
+    def loaded(_: Optimizer) -> None:
+        waiting.append(True)
+
+    def restore(_: Optimizer, *__: object) -> None:
+        if waiting:
+            waiting.clear()
+            for key, held in optimizer.state.items():
+                optimizer.state[key] = _made_again(held, package)
+
+    optimizer.register_state_dict_post_hook(save)
+    optimizer.register_load_state_dict_post_hook(loaded)
+    # not when it is loaded: a class may look at what it has loaded once more
+    optimizer.register_step_pre_hook(restore)
+
+
+_QUEUE, _OBJECT = "queue of ", "object of "
+
+
+def _plain(value: Any, package: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each, package) for key, each in value.items()}
+    if isinstance(value, deque):
+        return {f"{_QUEUE}{value.maxlen}": [_plain(each, package) for each in value]}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, package) for each in value] if isinstance(value, list) else tuple(
+            _plain(each, package) for each in value
+        )  # fmt: skip
+    if type(value).__module__.partition(".")[0] == package:
+        path = f"{type(value).__module__}:{type(value).__qualname__}"
+        return {f"{_OBJECT}{path}": _plain(vars(value), package)}
+    return value.item() if type(value).__module__ == "numpy" else value
+
+
+def _made_again(value: Any, package: str) -> Any:
+    if isinstance(value, dict):
+        # a key holds the kind: torch casts the values of state that it loads, text included
+        kind = next((key for key in value if isinstance(key, str)), "") if len(value) == 1 else ""
+        if kind.startswith(_QUEUE):
+            length = kind.removeprefix(_QUEUE)
+            held = [_made_again(each, package) for each in value[kind]]
+            return deque(held, maxlen=None if length == "None" else int(length))
+        if kind.startswith(_OBJECT):
+            module_name, _, name = kind.removeprefix(_OBJECT).partition(":")
+            cls = getattr(sys.modules.get(module_name), name, None)
+            if module_name.partition(".")[0] == package and isinstance(cls, type):
+                made: Any = object.__new__(cls)
+                vars(made).update(_made_again(value[kind], package))
+                return made
+        return {key: _made_again(each, package) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_made_again(each, package) for each in value)
+    return value
+
+
+def generator_in_state(optimizer: Any, role_of: RoleOf) -> None:
+    """Keep the generator that timm's Adahessian draws from in its state dict, so that a resumed run draws on."""
+
+    def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        return {**state_dict, "generator": optimizer.generator.get_state()}
+
+    def load(_: Optimizer, state_dict: dict[str, Any]) -> None:
+        if "generator" in state_dict:
+            optimizer.generator.set_state(state_dict["generator"].cpu())
+
+    optimizer.register_state_dict_post_hook(save)
+    optimizer.register_load_state_dict_pre_hook(load)
 
 
 def rate_in_groups(optimizer: Optimizer, role_of: RoleOf) -> None:

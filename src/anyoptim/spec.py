@@ -362,7 +362,8 @@ class OptimizerSpec:
             own = tuple(one for one in each.hyperparameters if one.scope != "fallback")
             has = {one.name for one in own}
             added = tuple(replace(one, default=False) for one in facades if one.name not in has)
-            implementations.append(replace(each, hyperparameters=(*own, *added, *prefixed)))
+            limits = {**theirs.limits, **each.limits}
+            implementations.append(replace(each, hyperparameters=(*own, *added, *prefixed), limits=limits))
         traits = replace(
             self.traits,
             needs_targets=True,

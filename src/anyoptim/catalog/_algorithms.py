@@ -1,4 +1,4 @@
-"""What each algorithm is, for the packages that offer it: one line, its paper, and the learning rates it usually takes."""
+"""What each algorithm is, for packages that offer it: one line, its paper, and the learning rates it usually takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Algorithm(NamedTuple):
     Args:
         summary: one line for a person.
         paper: where it is published.
-        usual_lr: lowest and highest learning rate in common use; None if nobody knows.
+        usual_lr: lowest and highest learning rate in common use; ``None`` where it has no meaning.
     """
 
     summary: str
@@ -20,11 +20,6 @@ class Algorithm(NamedTuple):
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "_adamw": Algorithm(
-        "AdamW that can step on quantized weights and round bfloat16 weights stochastically",
-        "arXiv 1711.05101",
-        (1e-6, 0.01),
-    ),
     "a2grad": Algorithm(
         "Accelerated SGD whose step adapts to the accumulated noise of the gradient", "arXiv 1810.00553"
     ),
@@ -42,7 +37,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         (1e-6, 0.01),
     ),
     "adadelta": Algorithm(
-        "Scales gradients by the ratio of recent updates to recent gradients", "1212.5701", (0.01, 10.0)
+        "Scales gradients by the ratio of recent updates to recent gradients", "arXiv 1212.5701", (0.01, 10.0)
     ),
     "adafactor": Algorithm(
         "Keeps row and column sums of the squared gradient in place of Adam's full second moment",
@@ -99,9 +94,11 @@ ALGORITHMS: dict[str, Algorithm] = {
         (1e-4, 0.03),
     ),
     "adam": Algorithm(
-        "Averages gradients and their squares, and steps by the one over the other's root", "1412.6980", (1e-6, 0.01)
+        "Averages gradients and their squares, and steps by the one over the other's root",
+        "arXiv 1412.6980",
+        (1e-6, 0.01),
     ),
-    "adam_32bit": Algorithm("Adam with 32-bit moments", "1412.6980", (1e-6, 0.01)),
+    "adam_32bit": Algorithm("Adam with 32-bit moments", "arXiv 1412.6980", (1e-6, 0.01)),
     "adam_4bit": Algorithm("Adam with 4-bit blockwise moments", "arXiv 2309.01507", (1e-6, 0.01)),
     "adam_8bit": Algorithm("Adam with 8-bit blockwise moments", "arXiv 2110.02861", (1e-6, 0.01)),
     "adam_fp8": Algorithm("Adam with moments in scaled float8 blocks", "arXiv 2409.12517", (1e-6, 0.01)),
@@ -111,13 +108,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         (1e-6, 0.01),
     ),
     "adamax": Algorithm(
-        "Adam scaled by a decaying maximum of gradients in place of their mean square", "1412.6980", (1e-6, 0.01)
+        "Adam scaled by a decaying maximum of gradients in place of their mean square", "arXiv 1412.6980", (1e-6, 0.01)
     ),
     "adamc": Algorithm(
         "AdamW whose weight decay shrinks with the square of the learning rate", "arXiv 2506.02285", (1e-6, 0.01)
     ),
     "adamg": Algorithm(
-        "Parameter-free Adam whose step grows with the accumulated gradients, as AdaGrad-Norm's does",
+        "Parameter-free Adam whose step grows with the accumulated gradients, as in AdaGrad-Norm",
         "arXiv 2405.04376",
         (0.1, 2.0),
     ),
@@ -275,7 +272,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "arXiv 1708.03888",
         (1e-3, 10.0),
     ),
-    "bnbadam": Algorithm("Adam of bitsandbytes, with 32-bit moments", "1412.6980", (1e-6, 0.01)),
+    "bnbadam": Algorithm("Adam of bitsandbytes, with 32-bit moments", "arXiv 1412.6980", (1e-6, 0.01)),
     "bnbadam8bit": Algorithm("Adam of bitsandbytes, with 8-bit blockwise moments", "arXiv 2110.02861", (1e-6, 0.01)),
     "bnbadamw": Algorithm("AdamW of bitsandbytes, with 32-bit moments", "arXiv 1711.05101", (1e-6, 0.01)),
     "bnbadamw8bit": Algorithm(
@@ -362,7 +359,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         (1e-4, 0.02),
     ),
     "clambw": Algorithm(
-        "Cautious LAMB with decoupled weight decay", "arXiv 1904.00962, arXiv 2411.16085", (1e-4, 0.02)
+        "Cautious LAMB whose weight decay acts directly on the weights",
+        "arXiv 1904.00962, arXiv 2411.16085",
+        (1e-4, 0.02),
     ),
     "claprop": Algorithm(
         "Cautious LaProp: only steps that agree with the gradient's sign",
@@ -484,7 +483,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         (1e-5, 0.02),
     ),
     "flashadamw": Algorithm(
-        "AdamW with 8-bit companded moments and weights split into low precision and a remainder",
+        "AdamW with companded 8-bit moments and, if asked, extra bits for low-precision weights",
         "arXiv 2602.23349",
         (1e-6, 0.01),
     ),
@@ -498,10 +497,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "ftrl": Algorithm(
         "Minimizes all past linearized losses plus L1 and L2 penalties, which yields sparse weights",
-        "https://research.google.com/pubs/archive/41159.pdf",
+        "https://static.googleusercontent.com/media/research.google.com/en//pubs/archive/41159.pdf",
         (1e-3, 1.0),
     ),
-    "fusedadam": Algorithm("Adam of NVIDIA Apex, one fused kernel", "1412.6980", (1e-6, 0.01)),
+    "fusedadam": Algorithm("Adam of NVIDIA Apex, one fused kernel", "arXiv 1412.6980", (1e-6, 0.01)),
     "fusedadamw": Algorithm("AdamW of NVIDIA Apex, one fused kernel", "arXiv 1711.05101", (1e-6, 0.01)),
     "fusedlamb": Algorithm("LAMB of NVIDIA Apex, one fused kernel", "arXiv 1904.00962", (1e-4, 0.02)),
     "fusednovograd": Algorithm("NovoGrad of NVIDIA Apex, one fused kernel", "arXiv 1905.11286", (1e-4, 0.05)),
@@ -604,7 +603,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     "lambcw": Algorithm(
         "LAMB with trust ratios of at most one and decoupled weight decay", "arXiv 1904.00962", (1e-4, 0.02)
     ),
-    "lambw": Algorithm("LAMB with decoupled weight decay", "arXiv 1904.00962", (1e-4, 0.02)),
+    "lambw": Algorithm(
+        "LAMB whose weight decay acts directly on the weights, outside the trust ratio",
+        "arXiv 1904.00962",
+        (1e-4, 0.02),
+    ),
     "laprop": Algorithm(
         "Adam that scales gradients first and averages them afterwards", "arXiv 2002.04839", (1e-6, 0.01)
     ),
@@ -616,11 +619,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "laproportho": Algorithm(
         "LaProp whose update loses its component along the weights", "arXiv 2501.04697, arXiv 2002.04839", (1e-6, 0.01)
     ),
-    "larc": Algorithm(
-        "LARS with trust ratios of at most one, so that no layer exceeds the learning rate",
-        "arXiv 1708.03888",
-        (1e-3, 10.0),
-    ),
+    "larc": Algorithm("LARS whose rate in each layer is at most the learning rate", "arXiv 1708.03888", (1e-3, 10.0)),
     "lars": Algorithm(
         "SGD with momentum, scaled in each layer by its weight norm over its gradient norm",
         "arXiv 1708.03888",
@@ -661,9 +660,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     "madgrad": Algorithm(
         "AdaGrad-like dual averaging, with a cube root in the denominator and momentum", "arXiv 2101.11075", (1e-5, 0.1)
     ),
-    "madgradw": Algorithm("MADGRAD with decoupled weight decay", "arXiv 2101.11075", (1e-5, 0.1)),
+    "madgradw": Algorithm("MADGRAD whose weight decay acts directly on the weights", "arXiv 2101.11075", (1e-5, 0.1)),
     "magma": Algorithm(
-        "Wraps another optimizer: skips random blocks, scales the rest by momentum's alignment", "arXiv 2602.15322"
+        "AdamW that skips updates of random blocks and scales the rest by momentum's alignment",
+        "arXiv 2602.15322",
+        (1e-6, 0.01),
     ),
     "mars": Algorithm(
         "AdamW on gradients corrected for variance by the preceding gradient", "arXiv 2411.10438", (1e-5, 0.01)
@@ -698,7 +699,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         (1e-4, 0.05),
     ),
     "nadam": Algorithm(
-        "Adam with Nesterov momentum", "https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ", (1e-6, 0.01)
+        "Adam whose momentum looks ahead as Nesterov's does",
+        "https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ",
+        (1e-6, 0.01),
     ),
     "nadamc": Algorithm(
         "NAdamW whose weight decay shrinks with the square of the learning rate",
@@ -724,7 +727,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "nesterovw": Algorithm("SGD with Nesterov momentum and decoupled weight decay", "arXiv 1711.05101", (1e-3, 1.0)),
     "nlarc": Algorithm("LARC with Nesterov momentum", "arXiv 1708.03888", (1e-3, 10.0)),
-    "nlars": Algorithm("LARS with Nesterov momentum", "arXiv 1708.03888", (1e-3, 10.0)),
+    "nlars": Algorithm("LARS whose momentum is Nesterov's", "arXiv 1708.03888", (1e-3, 10.0)),
     "nmuon": Algorithm(
         "Muon with Nesterov momentum, and NAdamW for what is no matrix",
         "https://kellerjordan.github.io/posts/muon/, arXiv 2502.16982",
@@ -743,8 +746,12 @@ ALGORITHMS: dict[str, Algorithm] = {
         "arXiv 1905.11286, arXiv 2506.02285",
         (1e-4, 0.05),
     ),
-    "novogradw": Algorithm("NovoGrad with decoupled weight decay", "arXiv 1905.11286", (1e-4, 0.05)),
-    "optimi/ranger": Algorithm("RAdam with Lookahead", "arXiv 1908.03265, arXiv 1907.08610", (1e-6, 0.01)),
+    "novogradw": Algorithm(
+        "NovoGrad whose weight decay acts directly on the weights", "arXiv 1905.11286", (1e-4, 0.05)
+    ),
+    "optimi/ranger": Algorithm(
+        "RAdam whose weights Lookahead pulls back every few steps", "arXiv 1908.03265, arXiv 1907.08610", (1e-6, 0.01)
+    ),
     "ortholaprop": Algorithm(
         "LaProp on gradients without their component along the weights",
         "arXiv 2501.04697, arXiv 2002.04839",
@@ -755,9 +762,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         "arXiv 1806.06763",
         (1e-3, 1.0),
     ),
-    "paged_adam": Algorithm("Adam whose state can be paged to CPU memory", "1412.6980", (1e-6, 0.01)),
+    "paged_adam": Algorithm("Adam whose state can be paged to CPU memory", "arXiv 1412.6980", (1e-6, 0.01)),
     "paged_adam_32bit": Algorithm(
-        "Adam with 32-bit moments that can be paged to CPU memory", "1412.6980", (1e-6, 0.01)
+        "Adam with 32-bit moments that can be paged to CPU memory", "arXiv 1412.6980", (1e-6, 0.01)
     ),
     "paged_adam_8bit": Algorithm(
         "Adam with 8-bit blockwise moments that can be paged to CPU memory", "arXiv 2110.02861", (1e-6, 0.01)
@@ -910,7 +917,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "scalableshampoo": Algorithm(
         "Shampoo in blocks, with rare inverse roots and a step size grafted from another optimizer",
-        "arXiv 1802.09568, https://github.com/google-research/google-research",
+        "arXiv 1802.09568, https://github.com/google-research/google-research/tree/master/scalable_shampoo",
         (1e-4, 0.1),
     ),
     "schedulefreeadamw": Algorithm(
@@ -940,7 +947,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "sgd": Algorithm(
         "Steps against the gradient, with optional momentum",
         "http://www.cs.toronto.edu/~hinton/absps/momentum.pdf",
-        (1e-4, 1.0),
+        (1e-3, 1.0),
     ),
     "sgd_32bit": Algorithm(
         "SGD with 32-bit momentum", "http://www.cs.toronto.edu/~hinton/absps/momentum.pdf", (1e-3, 1.0)
@@ -1025,7 +1032,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         (1e-6, 0.01),
     ),
     "sparseadam": Algorithm(
-        "Adam for sparse gradients: moments change only where the gradient has entries", "1412.6980", (1e-6, 0.01)
+        "Adam for sparse gradients: moments change only where the gradient has entries", "arXiv 1412.6980", (1e-6, 0.01)
     ),
     "spectralsphere": Algorithm(
         "Muon's kind of step, kept tangent to a sphere of constant spectral norm", "arXiv 2601.08393", (1e-5, 0.05)
@@ -1047,7 +1054,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "SPAM with limits on gradients that follow their own history", "arXiv 2502.17055", (1e-6, 0.01)
     ),
     "sudsadamw": Algorithm(
-        "AdamW on gradients preconditioned by a rank-one curvature estimate, updated by Oja's rule",
+        "AdamW in a basis rotated toward the gradients' main direction, tracked by Oja's rule",
         "https://github.com/HomebrewML/HeavyBall",
         (1e-6, 0.01),
     ),
@@ -1062,12 +1069,14 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "timm/adamp": Algorithm("AdamP with Nesterov momentum", "arXiv 2006.08217", (1e-6, 0.01)),
     "timm/sgd": Algorithm(
-        "SGD with Nesterov momentum", "http://www.cs.toronto.edu/~hinton/absps/momentum.pdf", (1e-4, 1.0)
+        "SGD with Nesterov momentum", "http://www.cs.toronto.edu/~hinton/absps/momentum.pdf", (1e-3, 1.0)
     ),
     "timm/sgdp": Algorithm("SGDP with Nesterov momentum", "arXiv 2006.08217", (1e-3, 1.0)),
     "timm/sgdw": Algorithm("SGD with Nesterov momentum and decoupled weight decay", "arXiv 1711.05101", (1e-3, 1.0)),
     "unscaledadamw": Algorithm(
-        "AdamW without bias correction of the second moment", "https://github.com/HomebrewML/HeavyBall", (1e-6, 0.01)
+        "Averages normalized gradients, then multiplies by the second moment's root again",
+        "https://github.com/HomebrewML/HeavyBall",
+        (1e-4, 1.0),
     ),
     "vsgd": Algorithm(
         "SGD with the true gradient inferred from noisy ones by a probabilistic model",

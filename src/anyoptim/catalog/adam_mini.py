@@ -9,6 +9,7 @@ SPECS = indexed(
     licence="MIT",
     extra="adam-mini",
     takes="named_parameters",
+    limits={"fp16": {"its eps is zero in float16": "adam_mini"}},
     facts={
         "adam_mini": Facts(
             name="adam_mini",

@@ -58,6 +58,8 @@ APOLLO = OptimizerSpec(
             licence="CC-BY-NC-4.0",
             limits={
                 "resume": "its state holds projector objects",
+                "weights_only": "its state holds projector objects",
+                "fp16": "its eps is zero in float16",
                 "DTensor": "it keys state by the constructor's parameters",
             },
             target_roles=MATRICES - {Role.EXPERT_STACK},

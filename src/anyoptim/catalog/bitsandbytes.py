@@ -20,6 +20,13 @@ SPECS = indexed(
     licence="MIT",
     extra="bitsandbytes",
     mends=("embeddings_in_32_bits",),
+    limits={
+        "bf16": {"it takes 32-bit weights only": "pytorchlars"},
+        "fp16": {"it takes 32-bit weights only": "pytorchlars"},
+        "torch.compile": {
+            "torch's tracing of its kernel fails": "lamb lamb_8bit lamb_32bit lars lars_8bit lars_32bit",
+        },
+    },
     facts={
         "adamw_8bit": _known_to_transformers("adamw_8bit", "adamw_bnb_8bit"),
         "paged_adamw_32bit": _known_to_transformers("paged_adamw_32bit"),

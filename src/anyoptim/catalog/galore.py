@@ -47,6 +47,7 @@ def _upstream(name: str, *hyperparameters: Hyperparameter) -> Implementation:
         licence="Apache-2.0",
         limits={
             "resume": "its state holds projector objects",
+            "weights_only": "its state holds projector objects",
             "DTensor": "its projectors take plain tensors",
         },
         target_roles=MATRICES - {Role.EXPERT_STACK},

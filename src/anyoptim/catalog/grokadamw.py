@@ -47,6 +47,8 @@ GROKADAMW = OptimizerSpec(
             licence="Apache-2.0",
             limits={
                 "resume": "it keeps state in its groups, keyed by tensors that are gone",
+                "weights_only": "it keeps state in its groups, keyed by tensors",
+                "fp16": "its eps is zero in float16",
                 "DTensor": "it moves state between devices at every step",
             },
             hyperparameters=_HYPERPARAMETERS,

@@ -7,12 +7,35 @@ from anyoptim.spec import Traits
 
 _TRAITS = Traits(consumes_gradients=True)
 
+_RANDOM = "it draws random numbers, one after another for all parameters"
+
 SPECS = indexed(
     "heavyball",
     licence="BSD-2-Clause",
     extra="heavyball",
     traits=_TRAITS,
     mends=("no_pickle_in_state", "no_compiling_on_a_cpu"),
+    coupled={
+        "its preconditioners are renewed by a count of all steps": (
+            "heavyklshampoo heavyklsoap heavysoap heavysoapademamix heavysoapnadam heavysolp klshampoo klsoap soap"
+            " soapademamix soapnadam solp"
+        ),
+        _RANDOM: "lather psgdkron psgdlra psgdpro qsgd",
+        "a step on one parameter alone gives other weights than a step on all": "muon muonadamw muonlaprop scion",
+    },
+    limits={
+        "schedule": {"it moves the weights along its momentum and back": "msamlaprop"},
+        "resume": {"its random numbers are in no state dict": "lather psgdkron psgdpro"},
+        "bf16": {"its preconditioner stays in float32": "psgdpro qsgd"},
+        "fp16": {
+            "its preconditioner stays in float32": "psgdpro qsgd",
+            "its eps is zero in float16": "adopt",
+        },
+        "torch.compile": {
+            _RANDOM: "lather psgdkron psgdlra psgdpro qsgd",
+            "Newton-Schulz iterations round otherwise when compiled": "muon muonadamw muonlaprop scion",
+        },
+    },
     facts={
         "sfadamw": Facts(traits=Traits(schedule_free=True, consumes_gradients=True)),
         # chosen from the parameters where none is given, which fails for param groups

@@ -8,5 +8,6 @@ SPECS = indexed(
     "prodigyopt",
     licence="MIT",
     extra="prodigy",
+    limits={"fp16": {"its eps is zero in float16": "prodigy"}},
     facts={"prodigy": Facts(name="prodigy", coupled="its step size is estimated from all parameters together")},
 )

@@ -21,7 +21,7 @@ _MUON = Facts(
 def _low_rank(*more: Hyperparameter) -> Facts:
     return Facts(
         traits=Traits(needs_targets=True),
-        implementation=_LINEAR,
+        implementation={**_LINEAR, **_PLAIN_STATE},
         added=(
             Hyperparameter("rank", int, 128, "rank of the projected gradient", AT_LEAST_ONE, "target"),
             Hyperparameter("update_proj_gap", int, 200, "steps between new projections", AT_LEAST_ONE, "target"),
@@ -38,6 +38,8 @@ _PROJECTION_TYPE = Hyperparameter(
     "side that is projected",
     scope="target",
 )
+_LORA = "it takes the two factors of LoRA adapters only"
+_PLAIN_STATE = {"mends": ("plain_state",)}
 _LOMO = Facts(
     implementation={"takes": "model", "unusable": "it updates in a backward pass of its own; take lomo or adalomo"}
 )
@@ -50,6 +52,51 @@ SPECS = indexed(
     "pytorch_optimizer",
     licence="Apache-2.0",
     extra="pytorch-optimizer",
+    coupled={
+        "its step size is estimated from all parameters together": "dadaptadam dadaptadan dadaptsgd prodigy",
+        "it draws random numbers, one after another for all parameters": "apollo bsam gravity kron magma",
+        "a step on one parameter alone gives other weights than a step on all": (
+            "adagc adams alice asgd avagrad dash lorarite madgrad ranger21 spam stablespam"
+        ),
+    },
+    limits={
+        **{check: {_LORA: "lorarite"} for check in ("trains", "resume", "weights_only", "None gradients")},
+        **{check: {_LORA: "lorarite"} for check in ("device", "accumulation")},
+        "schedule": {
+            _LORA: "lorarite",
+            "its momentum holds updates at earlier rates": "accsgd adafactor apollodqn laprop",
+            "its step size does not come from lr": "a2grad alig",
+            "its step has a lower bound": "adago",
+            "it divides by lr": "asgd ftrl",
+            "it draws weights around their mean": "bsam",
+            "its weights are made anew from sums over all steps": "dadaptadan madgrad",
+        },
+        "bf16": {
+            "geqrf_cpu knows no bfloat16": "lorarite",
+            "weights become NaN": "adahessian adai",
+        },
+        "fp16": {
+            _LORA: "lorarite",
+            "its first step size vanishes in float16": "dadaptadam dadaptadan",
+            "its eps is zero in float16": (
+                "adabelief adafactor adagc adago adahessian adam adalite adamax adamg adamc adammini adamod adamp adams"
+                " adamw adamuon adamwsn adan adanorm adapnm adashift adatam ademamix aida alice amos ano apollo came conda"
+                " dadaptsgd diffgrad dualadam emonavi exadam fira ftrl grokfastadamw kate lamb laprop magma mars muon"
+                " muonclip nadam novograd padam normuon prodigy qhadam radam racs rmsprop sara schedulefreeadamw"
+                " schedulefreeradam scion simplifiedademamix sm3 sophiah soap stablespam vsgd spectralsphere"
+            ),
+        },
+        "torch.compile": {
+            _LORA: "lorarite",
+            "it draws random numbers": "apollo gravity kron magma",
+            "it rounds otherwise when compiled": "adammini adamuon",
+        },
+        "memory": {
+            _LORA: "lorarite",
+            "its history grows over the first steps": "lbfgs",
+            "how much it keeps depends on the weights": "nero sara",
+        },
+    },
     facts={
         # the learning rate is the caller's
         "adafactor": Facts(defaults={"relative_step": False, "scale_parameter": False}),
@@ -76,7 +123,11 @@ SPECS = indexed(
             },
         ),
         "a2grad": Facts(implementation={"mends": ("rate_in_groups",)}),
-        "alig": Facts(traits=_CLOSURE, implementation={"mends": ("rate_in_groups",)}),
+        "adashift": Facts(implementation=_PLAIN_STATE),
+        # without a bound it jumps wherever a gradient is small
+        "alig": Facts(traits=_CLOSURE, implementation={"mends": ("rate_in_groups",)}, defaults={"max_lr": 0.1}),
+        "conda": Facts(implementation=_PLAIN_STATE),
+        "scalableshampoo": Facts(implementation=_PLAIN_STATE),
         "bsam": Facts(traits=_CLOSURE),
         "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
         "magma": Facts(implementation={"mends": ("torch_hooks",)}),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
 from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
@@ -15,7 +18,12 @@ _FOREACH = optional_flag("foreach", "update all tensors in batched calls", defau
 _L2 = weight_decay(help="L2 penalty, taken at the training weights")
 
 
-def _schedule_free(name: str, *hyperparameters: Hyperparameter) -> tuple[Implementation, ...]:
+_FP16 = "its eps is zero in float16"
+
+
+def _schedule_free(
+    name: str, *hyperparameters: Hyperparameter, limits: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Implementation, ...]:
     return (
         Implementation(
             name="upstream",
@@ -24,6 +32,7 @@ def _schedule_free(name: str, *hyperparameters: Hyperparameter) -> tuple[Impleme
             licence="Apache-2.0",
             hyperparameters=(*hyperparameters, _L2, *_AVERAGING, _FOREACH, FUSED_BACKWARD),
             applied_lr="scheduled_lr",
+            limits=limits,
         ),
     )
 
@@ -33,6 +42,14 @@ SPECS = (
         "schedulefree",
         licence="Apache-2.0",
         traits=Traits(schedule_free=True),
+        limits={
+            "fp16": {
+                _FP16: (
+                    "adamwschedulefreeclosure adamwschedulefreepaper adamwschedulefreereference"
+                    " radamschedulefreeclosure"
+                )
+            }
+        },
         facts={
             name: Facts(traits=Traits(schedule_free=True, needs_closure=True))
             for name in ("adamwschedulefreeclosure", "radamschedulefreeclosure", "sgdschedulefreeclosure")
@@ -51,6 +68,7 @@ SPECS = (
             betas(),
             eps(),
             flag("silent_sgd_phase", "leave the weights alone in RAdam's first steps", default=True),
+            limits={"fp16": _FP16, "torch.compile": "torch's tracing of its step fails"},
         ),
     ),
     OptimizerSpec(
@@ -60,7 +78,9 @@ SPECS = (
         usual_lr=(1e-5, 1e-2),
         aliases=("schedulefree/adamw",),
         traits=Traits(schedule_free=True, adam_fields=True),
-        implementations=_schedule_free("AdamWScheduleFree", lr(2.5e-3), betas(), eps(), _WARMUP),
+        implementations=_schedule_free(
+            "AdamWScheduleFree", lr(2.5e-3), betas(), eps(), _WARMUP, limits={"fp16": _FP16}
+        ),
     ),
     OptimizerSpec(
         name="schedule_free_sgd",

@@ -46,8 +46,33 @@ SPECS = (
         licence="Apache-2.0",
         extra="timm",
         skips_init=True,
+        coupled={
+            "it scales by the norm of all gradients": "clamb clambw lamb lambc lambcd lambcw lambw",
+            "it draws random numbers, one after another for all parameters": "kron kronc kronw",
+        },
+        limits={
+            "schedule": {
+                "its momentum holds updates at earlier rates": "cadafactor crmsproptf rmsproptf rmsproptfc rmsproptfw",
+                "its weights are made anew from sums over all steps": "madgrad madgradw",
+            },
+            "fp16": {
+                "its eps is zero in float16": (
+                    "adafactorbv adafactorbvc adagrad adahessian adam adamax adamc adamp adamw adamuon adamwlegacy adan"
+                    " adanw cadafactorbv cadafactorbvc cadamc cadamp cadamw cadan cadanw claprop cmars cnadamw cnadamc"
+                    " laprop lapropc mars nadam muon nadamc nadamlegacy nadamuon nadamw nmuon radam radamw rmsprop"
+                ),
+            },
+            "torch.compile": {
+                "Newton-Schulz iterations round otherwise when compiled": "adamuon muon nadamuon nmuon",
+                "it draws random numbers": "kron kronc kronw",
+            },
+        },
         facts={
-            "adahessian": Facts(traits=Traits(second_order=True), coupled="it differentiates all gradients together"),
+            "adahessian": Facts(
+                traits=Traits(second_order=True),
+                coupled="it differentiates all gradients together",
+                implementation={"mends": ("generator_in_state",)},
+            ),
             "muon": _MUON,
             "nmuon": _MUON,
             "adamuon": _MUON,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
     CAPTURABLE,
@@ -22,7 +25,12 @@ from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, Optimi
 _L2 = "L2 penalty added to the gradient"
 
 
-def _torch(name: str, *hyperparameters: Hyperparameter) -> tuple[Implementation, ...]:
+_FP16 = {"fp16": "its eps is zero in float16"}
+
+
+def _torch(
+    name: str, *hyperparameters: Hyperparameter, limits: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Implementation, ...]:
     return (
         Implementation(
             name="upstream",
@@ -30,6 +38,7 @@ def _torch(name: str, *hyperparameters: Hyperparameter) -> tuple[Implementation,
             hyperparameters=(*hyperparameters, FUSED_BACKWARD),
             package="torch",
             licence="BSD-3-Clause",
+            limits=limits,
         ),
     )
 
@@ -53,6 +62,7 @@ ADAMW = OptimizerSpec(
         CAPTURABLE,
         DIFFERENTIABLE,
         FUSED,
+        limits=_FP16,
     ),
 )
 
@@ -60,6 +70,14 @@ SPECS = (
     *indexed(
         "torch",
         licence="BSD-3-Clause",
+        limits={
+            "schedule": {
+                "a changed rate applies one step late": "asgd",
+                "its step sizes are its own after the first step": "rprop",
+            },
+            "fp16": {_FP16["fp16"]: "adam adamax nadam radam"},
+            "memory": {"its history grows over the first steps": "lbfgs"},
+        },
         facts={
             "adam": Facts(name="adam"),
             "adamax": Facts(name="adamax"),
@@ -113,6 +131,7 @@ SPECS = (
             MAXIMIZE,
             DIFFERENTIABLE,
             FUSED,
+            limits=_FP16,
         ),
     ),
     OptimizerSpec(
@@ -134,6 +153,7 @@ SPECS = (
             FOREACH,
             MAXIMIZE,
             DIFFERENTIABLE,
+            limits=_FP16,
         ),
     ),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from anyoptim.errors import OptimArgsError
 from anyoptim.memory import measured_state_bytes
@@ -39,7 +41,8 @@ def builds(subject: Subject) -> str:
 def trains(subject: Subject) -> str:
     """Trains through the real Trainer: the loss falls, at the constructor's own rate or at a usual one."""
     tried = []
-    for rate in dict.fromkeys((subject.rate, *(subject.spec.usual_lr or ())[::-1])):
+    low, high = subject.spec.usual_lr or (subject.rate, subject.rate)
+    for rate in dict.fromkeys((subject.rate, high, math.sqrt(low * high), low)):
         if rate == subject.rate:
             losses = _run(subject).losses
         else:
@@ -68,7 +71,7 @@ def resumes(subject: Subject) -> str:
 def loads_weights_only(subject: Subject) -> str:
     """Its checkpoint is tensors and plain values."""
     state = torch.load(_run(subject).folder / f"checkpoint-{SAVED_AT}" / "optimizer.pt", weights_only=True)
-    strange = sorted({type(each).__name__ for each in _leaves(state)} - _PLAIN)
+    strange = sorted(_kinds(state) - _PLAIN)
     _expect(not strange, f"holds {', '.join(strange)}")
     return "tensors and plain values"
 
@@ -277,8 +280,8 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 
 # ---------------------------------------------------------------- what they share
 
-_ENOUGH = 8
-"""Steps after which weights have moved: RAdam leaves them alone at first."""
+_ENOUGH = 12
+"""Steps after which weights have moved: RAdam and AdaShift leave them alone at first."""
 _PLAIN = {"Tensor", "int", "float", "str", "bool", "NoneType", "dtype"}
 
 
@@ -335,9 +338,11 @@ def _in_dtype(subject: Subject, dtype: torch.dtype) -> str:
     return f"loss {losses[0]:.3f} to {losses[-1]:.3f}"
 
 
-def _leaves(value: object) -> list[object]:
+def _kinds(value: object) -> set[str]:
+    """Return the names of the types of all leaves; a tensor subclass is a tensor, but none may be a key."""
     if isinstance(value, dict):
-        return [leaf for pair in value.items() for each in pair for leaf in _leaves(each)]
+        keys = {f"{type(key).__name__} as key" if isinstance(key, Tensor) else type(key).__name__ for key in value}
+        return keys.union(*(_kinds(each) for each in value.values()))
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [leaf for each in value for leaf in _leaves(each)]
-    return [value]
+        return set[str]().union(*(_kinds(each) for each in value))
+    return {"Tensor" if isinstance(value, Tensor) else type(value).__name__}

@@ -67,7 +67,7 @@ class Subject:
     def required(self) -> list[str]:
         """Arguments for hyperparameters without a default: any number will do for a check."""
         return [
-            f"{each.name}=1000"
+            f"{each.name}=1000000"
             for each in self.spec.hyperparameters
             if each.default is REQUIRED and not each.taken_from and each.type in (int, float)
         ]

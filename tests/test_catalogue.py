@@ -1,0 +1,358 @@
+"""The catalogue: which names there are, that they are data, what they take, and what is mended of other packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import arguments, data, inner, llama, same_weights, train, weights
+from transformers import Trainer
+from transformers.training_args import OptimizerNames
+
+import anyoptim
+from anyoptim import registry
+from anyoptim.catalog._index import FOLDER, read_index
+from anyoptim.roles import EMBEDDINGS
+from anyoptim.spec import REQUIRED
+
+ROOT = Path(__file__).parent.parent
+ALL = anyoptim.list_optimizers()
+SPECS = {name: anyoptim.optimizer_info(name) for name in ALL}
+PACKAGES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def test_there_are_more_than_four_hundred_names() -> None:
+    assert len(registry.known_names()) > 400
+    assert len(ALL) > 370
+
+
+def test_every_name_of_transformers_is_known() -> None:
+    names = [member.value for member in OptimizerNames]
+    assert len(names) >= 41
+    assert [name for name in names if not registry.is_known(name)] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lion", "adan", "adopt", "soap", "came", "prodigy", "adam_mini", "lamb", "lars", "mars", "ademamix", "adamw_8bit",
+     "adam", "nadam", "radam", "adamax", "adadelta", "lbfgs", "adabelief", "adamp", "madgrad", "laprop", "kron",
+     "shampoo", "adahessian", "sophia", "tiger", "yogi", "ranger", "novograd", "scion", "adafactor", "sgdw"],
+)  # fmt: skip
+def test_well_known_names_are_bare(name: str) -> None:
+    spec = anyoptim.optimizer_info(name)
+    assert spec.name == name
+    prefixed = [alias for alias in spec.aliases if "/" in alias]
+    assert spec.default.name == "native" or name == "adafactor" or prefixed
+    assert all(anyoptim.optimizer_info(alias) is spec for alias in spec.aliases)
+    planned = str(anyoptim.plan(name, llama()))
+    assert spec.package in planned  # which package it is
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("optimi_adamw", "optimi/adamw"),
+        ("ao_adamw_8bit", "adamw_torch_8bit"),
+        ("ao_adamw_4bit", "adamw_torch_4bit"),
+        ("ao_adamw_fp8", "torchao/adamw_fp8"),
+        ("adopt_adamw", "adopt"),
+        ("came_pytorch", "came"),
+        ("adamw_bnb_8bit", "adamw_8bit"),
+        ("bitsandbytes/adamw_8bit", "adamw_8bit"),
+        ("torch/adamw", "adamw_torch"),
+    ],
+)
+def test_names_of_axolotl_and_others(alias: str, name: str) -> None:
+    assert anyoptim.optimizer_info(alias).name == name
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_spec_says_what_it_is(name: str) -> None:
+    spec = SPECS[name]
+    assert spec.summary
+    assert len(spec.summary) <= 140
+    assert spec.licence
+    assert spec.default.pip_install
+    assert spec.hyperparameters
+    rate = next((each.default for each in spec.hyperparameters if each.name == "lr"), None)
+    if spec.usual_lr:
+        low, high = spec.usual_lr
+        assert low < high
+        if isinstance(rate, float) and rate > 0 and spec.package not in ("timm", "torch"):
+            assert low <= rate <= high
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not SPECS[name].is_wrapper])
+def test_arguments_are_strict_where_constructors_swallow_everything(name: str) -> None:
+    accepted = {each.name for each in SPECS[name].hyperparameters}
+    assert "kwargs" not in accepted
+    with pytest.raises(anyoptim.OptimArgsError, match="has no hyperparameter 'no_such_key'"):
+        anyoptim.parse_optim_args("no_such_key=1", name)
+    required = [each.name for each in SPECS[name].hyperparameters if each.default is REQUIRED and not each.taken_from]
+    assert required in ([], ["num_data"])
+
+
+def run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_listing_imports_no_package() -> None:
+    packages = sorted({*PACKAGES, "apollo_torch", "galore_torch", "lomo_optim", "grokadamw", "numpy", "transformers"})
+    program = (
+        "import anyoptim, sys, json\n"
+        "for name in anyoptim.list_optimizers(): anyoptim.optimizer_info(name)\n"
+        "anyoptim.parse_optim_args('betas=(0.9,0.95)', 'pytorch_optimizer/adan')\n"
+        f"print(json.dumps([each for each in {packages} if each in sys.modules]))\n"
+    )
+    assert json.loads(run(program)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", PACKAGES)
+def test_the_index_is_that_of_the_installed_package(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "catalogue.py"), "--check", module],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert read_index(module)["version"] == version(str(read_index(module)["package"]))
+
+
+def test_no_package_is_named_in_code() -> None:
+    """Facts about names are data in the catalogue: no branch goes by a name or a package."""
+    words = [f'"{each}"' for each in (*PACKAGES, *(name for name in ALL if "/" in name)) if each != "torch"]
+    for path in (ROOT / "src" / "anyoptim").rglob("*.py"):
+        if "catalog" in path.parts or path.name == "demo.py":
+            continue
+        text = path.read_text(encoding="utf-8")
+        for line in text.splitlines():
+            branches = line.strip().startswith(("if ", "elif ", "match ", "case "))
+            assert not (branches and any(word in line for word in words)), f"{path.name}: {line}"
+
+
+# ---------------------------------------------------------------- licences
+
+
+def test_licences_that_forbid_commercial_use() -> None:
+    forbidden = anyoptim.list_optimizers(commercial=False)
+    assert forbidden == ["apollo_torch/apollo_adamw"]
+    assert set(anyoptim.list_optimizers(commercial=True)) == set(ALL) - set(forbidden)
+
+
+def test_a_licence_that_forbids_commercial_use_is_said_once() -> None:
+    program = (
+        "import warnings, torch, anyoptim\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(8, 8))\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    for name in ('apollo_torch/apollo_adamw', 'apollo_adamw', 'apollo_torch/apollo_adamw'):\n"
+        "        anyoptim.get_optimizer(name, model, optim_args='rank=4', optim_target_modules='all-linear')\n"
+        "print(sum('CC-BY-NC-4.0: not for commercial use' in str(each.message) for each in caught))\n"
+    )
+    assert run(program).strip() == "1"
+
+
+# ---------------------------------------------------------------- what is there and what is not
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adamw_torch_xla", "pip install torch-xla"),
+        ("adamw_torch_npu_fused", "pip install torch-npu"),
+        ("adamw_anyprecision", "github.com/pytorch/torchdistx"),
+        ("timm/fusedadam", "github.com/NVIDIA/apex"),
+        ("cpu_offload(adamw_torch)", "needs a CUDA GPU"),
+        ("sparse_adam", "sparse gradients only"),
+        ("pytorch_optimizer/lomo", "take lomo or adalomo"),
+        ("pytorch_optimizer/demo", "launch with torchrun"),
+        ("pytorch_optimizer/bsam", "needs num_data: give it in optim_args"),
+    ],
+)
+def test_what_cannot_be_built_here_says_why(name: str, message: str) -> None:
+    with pytest.raises(anyoptim.OptimError, match=message):
+        anyoptim.get_optimizer(name, llama())
+
+
+def test_timm_is_imported_without_torchvision() -> None:
+    program = (
+        "import sys, torch, anyoptim\n"
+        "optimizer = anyoptim.get_optimizer('timm/lamb', torch.nn.Linear(2, 2))\n"
+        "print(type(optimizer).__module__, 'timm' in sys.modules, 'torchvision' in sys.modules)\n"
+    )
+    assert run(program).split() == ["timm.optim.lamb", "False", "False"]
+
+
+def test_values_come_from_the_model_and_from_training_arguments() -> None:
+    planned = anyoptim.plan("adam_mini", llama())
+    assert {key: planned.hyperparameters[key].value for key in ("dim", "n_heads", "n_kv_heads")} == {
+        "dim": 32,
+        "n_heads": 2,
+        "n_kv_heads": 2,
+    }
+    assert planned.hyperparameters["dim"].source == "model config"
+    ranger = anyoptim.plan("pytorch_optimizer/ranger21", llama(), {"max_steps": 77})
+    assert (ranger.hyperparameters["num_iterations"].value, ranger.hyperparameters["num_iterations"].source) == (
+        77,
+        "TrainingArguments",
+    )
+    with pytest.raises(anyoptim.OptimArgsError, match="needs num_iterations"):
+        anyoptim.plan("pytorch_optimizer/ranger21", llama())
+
+
+def test_muon_like_flags_reach_the_groups() -> None:
+    for name, key, on_matrices in (("pytorch_optimizer/muon", "use_muon", True), ("timm/muon", "use_fallback", False)):
+        model = llama()
+        optimizer = anyoptim.get_optimizer(name, model)
+        names = {parameter: each for each, parameter in model.named_parameters()}
+        flags = {names[each]: group[key] for group in optimizer.param_groups for each in group["params"]}
+        for parameter, flag in flags.items():
+            assert flag is (on_matrices if "_proj" in parameter else not on_matrices), parameter
+
+
+# ---------------------------------------------------------------- parity with transformers
+
+OF_BITSANDBYTES_AND_TORCHAO = [
+    "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "lion_8bit", "lion_32bit",
+    "paged_lion_8bit", "paged_lion_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
+    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "adamw_torch_8bit", "adamw_torch_4bit",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_BITSANDBYTES_AND_TORCHAO)
+def test_what_transformers_builds_is_built_the_same(name: str, tmp_path: Path) -> None:
+    fields = {"optim": name, "learning_rate": 1e-3, "weight_decay": 0.1, "max_steps": 5, "adam_beta2": 0.95}
+    theirs = train(_with_large_matrices(), arguments(tmp_path, **fields))
+    with anyoptim.enable():
+        mine = train(_with_large_matrices(), arguments(tmp_path, **fields))
+    assert (
+        type(inner(mine.optimizer)).__mro__[0].__module__.partition(".")[0]
+        == (type(inner(theirs.optimizer)).__module__.partition(".")[0])
+    )
+    assert same_weights(weights(mine.model), weights(theirs.model))
+
+
+def _with_large_matrices() -> Any:
+    """Matrices of 4096 elements and more, the smallest whose state these packages quantize."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                    max_position_embeddings=64, tie_word_embeddings=False)
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- what is mended
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "lion_8bit", "paged_adamw_8bit"])
+def test_embeddings_keep_32_bits(name: str) -> None:
+    model = _with_large_matrices()
+    optimizer = anyoptim.get_optimizer(name, model)
+    roles = {route.parameter: route.role for route in anyoptim.plan(name, model).routing.routes}  # type: ignore[union-attr]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for parameter, state in optimizer.state.items():
+        expected = torch.float32 if roles[parameter] in EMBEDDINGS or parameter.numel() < 4096 else torch.uint8
+        assert state["state1"].dtype is expected
+
+
+def test_two_bitsandbytes_optimizers_do_not_share_exceptions() -> None:
+    """By the place of a parameter in its group, the embedding of one model would be a matrix of the other."""
+    first = _with_large_matrices()
+    second = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.Embedding(256, 64))
+    for model in (first, second):
+        optimizer = anyoptim.get_optimizer("adamw_8bit", model)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    assert optimizer.state[second[0].weight]["state1"].dtype is torch.uint8
+    assert optimizer.state[second[1].weight]["state1"].dtype is torch.float32
+
+
+def _opens_a_file(path: Path) -> bytes:
+    class Opens:
+        def __reduce__(self) -> Any:
+            return open, (str(path), "w")
+
+    return pickle.dumps(Opens())
+
+
+def test_heavyball_state_is_not_unpickled(tmp_path: Path) -> None:
+    model = llama()
+    optimizer = anyoptim.get_optimizer("heavyball/soap", model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert "precond_schedule" not in state["heavyball"]
+    torch.save(state, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["heavyball"]["precond_schedule"] = _opens_a_file(tmp_path / "opened")
+    optimizer.load_state_dict(state)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_heavyball_does_not_compile_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import heavyball.utils
+
+    def compile_(*_: object, **__: object) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(heavyball.utils.fusions, "compile", compile_)
+    before = heavyball.utils.compile_mode
+    assert before is not None
+    model = torch.nn.Linear(4, 4)
+    optimizer = anyoptim.get_optimizer("heavyball/laprop", model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert heavyball.utils.compile_mode is before
+
+
+@pytest.mark.parametrize("name", ["stable_adamw", "optimi/lion"])
+def test_optimi_stays_off_triton_on_a_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optimi.utils
+
+    monkeypatch.setattr(optimi.utils, "HAS_TRITON", True)
+    monkeypatch.setattr(optimi.utils, "_triton_kernels_supported_device", lambda _: True)
+    model = torch.nn.Linear(4, 4)
+    optimizer = anyoptim.get_optimizer(name, model, lr=1e-3)
+    before = model.weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert {group["triton"] for group in optimizer.param_groups} == {False}
+    assert not torch.equal(before, model.weight)
+
+
+def test_state_that_belongs_to_no_parameter_survives_the_trainer(tmp_path: Path, enabled: None) -> None:
+    """SPAM counts its steps in its state, under a name."""
+    args = arguments(tmp_path, optim="pytorch_optimizer/spam", learning_rate=1e-3, max_steps=3)
+    trainer = Trainer(llama(), args, train_dataset=data())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train()
+    assert inner(trainer.optimizer).state["total_step"] == 3
+
+
+@pytest.mark.parametrize("name", ["pytorch_optimizer/prodigy", "prodigy"])
+def test_the_rate_of_prodigy_is_the_one_that_is_asked_for(name: str) -> None:
+    optimizer = anyoptim.get_optimizer(name, llama(), lr=0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
