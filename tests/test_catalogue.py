@@ -65,7 +65,7 @@ def test_well_known_names_are_bare(name: str) -> None:
         ("ao_adamw_4bit", "adamw_torch_4bit"),
         ("ao_adamw_fp8", "torchao/adamw_fp8"),
         ("adopt_adamw", "adopt"),
-        ("came_pytorch", "came"),
+        ("came_pytorch", "came_pytorch/came"),
         ("adamw_bnb_8bit", "adamw_8bit"),
         ("bitsandbytes/adamw_8bit", "adamw_8bit"),
         ("torch/adamw", "adamw_torch"),

@@ -8,5 +8,5 @@ SPECS = indexed(
     "came_pytorch",
     licence="MIT",
     extra="came",
-    facts={"came": Facts(name="came", aliases=("came_pytorch",), defaults={"lr": 2e-4})},  # none is refused
+    facts={"came": Facts(aliases=("came_pytorch",), defaults={"lr": 2e-4})},  # none is refused
 )

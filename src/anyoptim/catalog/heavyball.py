@@ -37,6 +37,7 @@ SPECS = indexed(
         },
     },
     facts={
+        "soap": Facts(name="soap", traits=_TRAITS),
         "sfadamw": Facts(traits=Traits(schedule_free=True, consumes_gradients=True)),
         # chosen from the parameters where none is given, which fails for param groups
         "psgdlra": Facts(traits=_TRAITS, defaults={"rank": 4}),

@@ -24,10 +24,10 @@ SPECS = (
         facts={
             "adam": Facts(defaults={"lr": 1e-3}),
             "adamw": Facts(aliases=("optimi_adamw",), defaults={"lr": 1e-3}),
-            "adan": Facts(defaults={"lr": 1e-3}),
-            "lion": Facts(defaults={"lr": 1e-4}),
+            "adan": Facts(name="adan", defaults={"lr": 1e-3}),
+            "lion": Facts(name="lion", defaults={"lr": 1e-4}),
             "radam": Facts(defaults={"lr": 1e-3}),
-            "ranger": Facts(defaults={"lr": 1e-3}),
+            "ranger": Facts(name="ranger", defaults={"lr": 1e-3}),
             "sgd": Facts(defaults={"lr": 1e-2}),
         },
         refused_everywhere={"gradient_release": "fused_backward=true does the same, with any trainer"},

@@ -38,6 +38,9 @@ _PROJECTION_TYPE = Hyperparameter(
     "side that is projected",
     scope="target",
 )
+# of the packages that offer them, see benchmarks/results/bare_names.md
+_FASTEST = ("adamp", "came", "lamb", "scion", "sgdw")
+_ONLY_HERE = ("adabound", "adai", "diffgrad", "grams", "racs", "shampoo", "signsgd", "sm3", "spam", "tiger", "yogi")
 _LORA = "it takes the two factors of LoRA adapters only"
 _PLAIN_STATE = {"mends": ("plain_state",)}
 _LOMO = Facts(
@@ -60,7 +63,8 @@ SPECS = indexed(
         ),
     },
     limits={
-        **{check: {_LORA: "lorarite"} for check in ("trains", "resume", "weights_only", "None gradients")},
+        "trains": {_LORA: "lorarite", "the loss of the kit's model rises at every rate": "bsam"},
+        **{check: {_LORA: "lorarite"} for check in ("resume", "weights_only", "None gradients")},
         **{check: {_LORA: "lorarite"} for check in ("device", "accumulation")},
         "schedule": {
             _LORA: "lorarite",
@@ -80,9 +84,9 @@ SPECS = indexed(
             "its first step size vanishes in float16": "dadaptadam dadaptadan",
             "its eps is zero in float16": (
                 "adabelief adafactor adagc adago adahessian adam adalite adamax adamg adamc adammini adamod adamp adams"
-                " adamw adamuon adamwsn adan adanorm adapnm adashift adatam ademamix aida alice amos ano apollo came conda"
-                " dadaptsgd diffgrad dualadam emonavi exadam fira ftrl grokfastadamw kate lamb laprop magma mars muon"
-                " muonclip nadam novograd padam normuon prodigy qhadam radam racs rmsprop sara schedulefreeadamw"
+                " adamw adamuon adamwsn adan adanorm adapnm adashift adatam ademamix aida alice amos ano apollo came"
+                " conda dadaptsgd diffgrad dualadam emonavi exadam fira ftrl grokfastadamw kate lamb laprop magma mars"
+                " muon muonclip nadam novograd padam normuon prodigy qhadam radam racs rmsprop sara schedulefreeadamw"
                 " schedulefreeradam scion simplifiedademamix sm3 sophiah soap stablespam vsgd spectralsphere"
             ),
         },
@@ -98,19 +102,23 @@ SPECS = indexed(
         },
     },
     facts={
+        **{name: Facts(name=name) for name in _FASTEST + _ONLY_HERE},
+        "sophiah": Facts(name="sophia", traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
+        "stablespam": Facts(name="stable_spam"),
+        "dadaptadam": Facts(name="dadapt_adam"),
+        "dadaptlion": Facts(name="dadapt_lion"),
         # the learning rate is the caller's
         "adafactor": Facts(defaults={"relative_step": False, "scale_parameter": False}),
         "adago": _MUON,
         "adamuon": _MUON,
         "distributedmuon": replace(_MUON, implementation={**_MUON.implementation, "needs_process_group": True}),
         "muon": _MUON,
-        "muonclip": _MUON,
-        "normuon": _MUON,
+        "muonclip": replace(_MUON, name="muonclip"),
+        "normuon": replace(_MUON, name="normuon"),
         "galore": _low_rank(_PROJECTION_TYPE),
-        "fira": _low_rank(_PROJECTION_TYPE),
+        "fira": replace(_low_rank(_PROJECTION_TYPE), name="fira"),
         "apollo": _low_rank(_PROJECTION_TYPE),
-        "adahessian": Facts(traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
-        "sophiah": Facts(traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
+        "adahessian": Facts(name="adahessian", traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
         "adalomo": _LOMO,
         "lomo": _LOMO,
         "demo": Facts(implementation={"needs_process_group": True}),
@@ -126,12 +134,12 @@ SPECS = indexed(
         "adashift": Facts(implementation=_PLAIN_STATE),
         # without a bound it jumps wherever a gradient is small
         "alig": Facts(traits=_CLOSURE, implementation={"mends": ("rate_in_groups",)}, defaults={"max_lr": 0.1}),
-        "conda": Facts(implementation=_PLAIN_STATE),
+        "conda": Facts(name="conda", implementation=_PLAIN_STATE),
         "scalableshampoo": Facts(implementation=_PLAIN_STATE),
         "bsam": Facts(traits=_CLOSURE),
         "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
         "magma": Facts(implementation={"mends": ("torch_hooks",)}),
-        "ranger21": Facts(hyperparameters={"num_iterations": {"taken_from": "args.max_steps"}}),
+        "ranger21": Facts(name="ranger21", hyperparameters={"num_iterations": {"taken_from": "args.max_steps"}}),
         "schedulefreeadamw": Facts(traits=_SCHEDULE_FREE),
         "schedulefreeradam": Facts(traits=_SCHEDULE_FREE),
         "schedulefreesgd": Facts(traits=_SCHEDULE_FREE),

@@ -11,6 +11,8 @@ from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import betas, eps, flag, lr, momentum, weight_decay
 from anyoptim.spec import GroupFlag, Hyperparameter, Implementation, OptimizerSpec, Traits
 
+# of the packages that offer them, see benchmarks/results/bare_names.md
+_FASTEST = ("adabelief", "kron", "laprop", "lars", "madgrad", "mars", "novograd")
 _MUON = Facts(
     traits=Traits(needs_targets=True, targets="hidden-matrices"),
     implementation={"group_flag": GroupFlag("use_fallback", target=False, rest=True)},
@@ -68,6 +70,8 @@ SPECS = (
             },
         },
         facts={
+            **{name: Facts(name=name) for name in _FASTEST},
+            "adopt": Facts(name="adopt", aliases=("adopt_adamw",)),
             "adahessian": Facts(
                 traits=Traits(second_order=True),
                 coupled="it differentiates all gradients together",
