@@ -31,8 +31,7 @@ from anyoptim.registry import optimizer_info
 
 ROOT = Path(__file__).parent.parent
 JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"
-PROCESSES = 2
-EXAMPLES = ("anyoptim-example",)
+PROCESSES, BATCH = 2, 60
 Verdicts = dict[str, list[str]]
 """Status and reason of each check."""
 
@@ -42,7 +41,7 @@ def names() -> list[str]:
     return [
         name
         for name in anyoptim.list_optimizers(installed=True)
-        if not optimizer_info(name).default.device and optimizer_info(name).package not in EXAMPLES
+        if not optimizer_info(name).default.device and not name.startswith("example_")
     ]
 
 
@@ -82,12 +81,12 @@ def find(wanted: list[str]) -> dict[str, Verdicts]:
     }
     missing = [name for name in wanted if "builds" not in found[name]]
     sys.stderr.write(f"{len(wanted) - len(missing)} of {len(wanted)} names are cached\n")
-    context = multiprocessing.get_context("spawn")
-    # a few names a process: what a package does to a process must not reach all others
-    with ProcessPoolExecutor(PROCESSES, mp_context=context, max_tasks_per_child=30) as pool:
-        for number, (name, verdicts, seconds) in enumerate(pool.map(check, missing), start=1):
-            keep(name, found, verdicts)
-            sys.stderr.write(f"{number}/{len(missing)} {name} {seconds:.1f} s\n")
+    # some names a process: what a package does to a process must not reach all others
+    for start in range(0, len(missing), BATCH):
+        with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for name, verdicts, seconds in pool.map(check, missing[start : start + BATCH]):
+                keep(name, found, verdicts)
+                sys.stderr.write(f"{name} {seconds:.1f} s\n")
     for name, verdict in check_sharded([name for name in wanted if "DTensor" not in found[name]]):
         keep(name, found, verdict)
         sys.stderr.write(f"{name} on two processes\n")

@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections import deque
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 from torch import Tensor
@@ -65,17 +66,16 @@ def no_compiling_on_a_cpu(optimizer: Optimizer, role_of: RoleOf) -> None:
     if any(parameter.device.type != "cpu" for group in optimizer.param_groups for parameter in group["params"]):
         return
     settings: Any = importlib.import_module("heavyball.utils")
-    modes: list[object] = []
+    step = optimizer.step
 
-    def before(*_: object) -> None:
-        modes.append(settings.compile_mode)
-        settings.compile_mode = None
+    def step_as_it_is(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        mode, settings.compile_mode = settings.compile_mode, None
+        try:
+            return step(*args, **kwargs)
+        finally:
+            settings.compile_mode = mode
 
-    def after(*_: object) -> None:
-        settings.compile_mode = modes.pop()
-
-    optimizer.register_step_pre_hook(before)
-    optimizer.register_step_post_hook(after)
+    optimizer.step = MethodType(step_as_it_is, optimizer)  # type: ignore[method-assign]  # schedulers wrap methods
 
 
 def no_triton_on_a_cpu(optimizer: Optimizer, role_of: RoleOf) -> None:
