@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from toys import NAMES, TINY_LLAMA
 
+from anyoptim.registry import list_optimizers
+
 
 def anyoptim(*words: str, code: int = 0) -> str:
     """Run the command in a process of its own, as a person does."""
@@ -21,10 +23,13 @@ def anyoptim(*words: str, code: int = 0) -> str:
 def test_list() -> None:
     text = anyoptim("list")
     assert all(name in text for name in NAMES)
-    assert [each["name"] for each in json.loads(anyoptim("list", "--json"))] == NAMES
+    everything = [each["name"] for each in json.loads(anyoptim("list", "--json"))]
+    assert everything == list_optimizers()
     assert [each["name"] for each in json.loads(anyoptim("list", "schedule*", "--installed", "--json"))] == [
-        name for name in NAMES if name.startswith("schedule")
+        name for name in everything if name.startswith("schedule")
     ]
+    commercial = [each["name"] for each in json.loads(anyoptim("list", "--commercial", "--json"))]
+    assert set(everything) - set(commercial) == {"apollo_torch/apollo_adamw"}
     assert "Apache-2.0" in anyoptim("list", "--package", "schedulefree")
 
 

@@ -80,12 +80,13 @@ def test_unknown_names_are_never_guessed(wrong: str, right: str) -> None:
 def test_listing() -> None:
     assert sorted(ALL) == ALL
     assert anyoptim.list_optimizers("schedule_free*") == [
+        "schedule_free",
         "schedule_free_adamw",
         "schedule_free_radamw",
         "schedule_free_sgd",
     ]
-    assert anyoptim.list_optimizers("*radam") == ["schedule_free_radamw"]
-    assert anyoptim.list_optimizers(package="torch-optimi") == ["stable_adamw"]
+    assert anyoptim.list_optimizers("*e_radam") == ["schedule_free_radamw"]
+    assert anyoptim.list_optimizers("*adamw", package="torch-optimi") == ["optimi/adamw", "stable_adamw"]
     installed, missing = (anyoptim.list_optimizers(installed=each) for each in (True, False))
     assert sorted(installed + missing) == ALL
     assert anyoptim.list_optimizers("no_such*") == []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -177,7 +178,7 @@ class Plan:
         if isinstance(params, nn.Module) and self.implementation.takes != "model":
             named = [(name, each) for name, each in params.named_parameters() if each.requires_grad]
             params = named if self.implementation.takes == "named_parameters" else [each for _, each in named]
-        keywords = {**self.keywords, **changed}
+        keywords = self._that_it_has(build, {**self.keywords, **changed})
         if self.spec.fallback is None:
             return build(params, **keywords)
         groups = list(params)  # type: ignore[arg-type]  # a hybrid takes no model
@@ -195,6 +196,14 @@ class Plan:
                 self.spec.target_optimizer: build(own, **keywords),
             }
         )
+
+    def _that_it_has(self, build: Callable[..., Optimizer], keywords: dict[str, object]) -> dict[str, object]:
+        """Leave out what nobody set and another version of the package does not have."""
+        parameters = inspect.signature(build).parameters.values()
+        names = {each.name for each in parameters}
+        if any(each.kind is each.VAR_KEYWORD for each in parameters):
+            return keywords
+        return {key: value for key, value in keywords.items() if key in names or self.settings.source(key) != "default"}
 
     @property
     def optimizer_class(self) -> type[Optimizer]:

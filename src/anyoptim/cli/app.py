@@ -35,8 +35,9 @@ Name = Annotated[str, typer.Argument(help="An optimizer's name, alias or class p
 
 def main() -> None:
     """Run the command; an ``OptimError`` becomes one line and exit code 1."""
-    # apollo-torch and transformers import bitsandbytes, which reports missing kernels that nothing here uses
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # transformers imports them, and they report missing kernels that nothing here uses
+    for package in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(package).setLevel(logging.ERROR)
     try:
         app()
     except OptimError as error:
@@ -92,13 +93,20 @@ def info(name: Name, as_json: AsJson = False) -> None:
             implementation.name,
             f"{implementation.class_path} of {implementation.package} ({licence}), {state}{default}",
         )
+    for limit, reason in sorted(spec.default.limits.items()):
+        facts.add_row("limit", f"{limit}: {reason}")
+    if spec.default.unusable:
+        facts.add_row("limit", f"cannot train here: {spec.default.unusable}")
+    if spec.is_wrapper:
+        facts.add_row("use it as", f"{spec.name}(adamw_torch), around any other name; its arguments as below")
     print_rich(facts)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("optim_args", "type", "default", "meaning"):
         table.add_column(column, no_wrap=column != "meaning")
-    options = GROUP_OPTIONS.values() if spec.default.takes_groups else ()
+    options = GROUP_OPTIONS.values() if spec.default.takes_groups and not spec.is_wrapper else ()
+    prefix = f"{spec.name}_" if spec.is_wrapper else ""
     for each in (*spec.hyperparameters, *options):
-        table.add_row(each.name, type_name(each.type), str(plain(each.default)), _meaning(each))
+        table.add_row(f"{prefix}{each.name}", type_name(each.type), str(plain(each.default)), _meaning(each))
     print_rich(table)
 
 
@@ -225,6 +233,7 @@ def _spec_details(spec: OptimizerSpec) -> dict[str, object]:
                 "licence": each.licence,
                 "installed": each.installed,
                 "install": each.pip_install,
+                "limits": dict(each.limits),
             }
             for each in spec.implementations
         ],

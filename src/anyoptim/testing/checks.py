@@ -15,7 +15,7 @@ from anyoptim.errors import OptimArgsError
 from anyoptim.memory import measured_state_bytes
 from anyoptim.spec import ITS_OWN, REQUIRED
 from anyoptim.testing.sharded import train_sharded
-from anyoptim.testing.subject import SAVED_AT, STEPS, Subject, moved, tensors, tiny_model, weights
+from anyoptim.testing.subject import SAVED_AT, STEPS, Subject, batch, moved, tensors, tiny_model, weights
 from anyoptim.text import format_bytes
 
 
@@ -74,6 +74,27 @@ def loads_weights_only(subject: Subject) -> str:
     strange = sorted(_kinds(state) - _PLAIN)
     _expect(not strange, f"holds {', '.join(strange)}")
     return "tensors and plain values"
+
+
+def has_its_traits(subject: Subject) -> str:
+    """What its spec says of its step is true: closure, second order, modes, what becomes of the gradients."""
+    model, traits = tiny_model(), subject.spec.traits
+    optimizer = subject.build(model)
+    has_modes = callable(getattr(optimizer, "eval", None))
+    _expect(has_modes or not traits.schedule_free or traits.needs_closure, "it has no eval()")
+    model(input_ids=batch(0), labels=batch(0)).loss.backward()
+    try:
+        optimizer.step()
+        alone = True
+    except Exception:  # what is missing shows in many ways
+        alone = False
+    needs_more = traits.needs_closure or traits.second_order
+    _expect(alone != needs_more, f"step() {'works' if alone else 'fails'} without a closure and a graph")
+    left = any(parameter.grad is not None for parameter in model.parameters())
+    consumed = alone and not left
+    expected = traits.consumes_gradients or bool(subject.spec.fused_backward)
+    _expect(not alone or consumed == expected, f"gradients are {'gone' if consumed else 'still there'} after a step")
+    return "as its spec says"
 
 
 def typed_arguments(subject: Subject) -> str:
@@ -262,6 +283,7 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "trains": trains,
     "resume": resumes,
     "weights_only": loads_weights_only,
+    "traits": has_its_traits,
     "typed arguments": typed_arguments,
     "decay groups": decay_groups,
     "schedule": follows_the_schedule,

@@ -93,11 +93,11 @@ class Subject:
 
     def step(self, model: nn.Module, optimizer: Optimizer, seed: int) -> float:
         """Take one step on a batch of text."""
-        batch = _batch(seed)
+        tokens = batch(seed)
 
         def evaluate() -> float:
             optimizer.zero_grad()
-            loss: Tensor = model(input_ids=batch, labels=batch).loss
+            loss: Tensor = model(input_ids=tokens, labels=tokens).loss
             loss.backward(create_graph=self.spec.traits.second_order)  # type: ignore[no-untyped-call]  # torch's
             return float(loss)
 
@@ -153,7 +153,8 @@ def _text() -> Bytes:
     return Bytes(inspect.getsource(inspect).encode(), _LENGTH)
 
 
-def _batch(seed: int) -> Tensor:
+def batch(seed: int) -> Tensor:
+    """Return a batch of text as numbers."""
     text = _text()
     chosen = torch.randint(len(text), (BATCH,), generator=torch.Generator().manual_seed(seed)).tolist()
     return torch.stack([text[index]["input_ids"] for index in chosen])
