@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -356,3 +357,72 @@ def test_state_that_belongs_to_no_parameter_survives_the_trainer(tmp_path: Path,
 def test_the_rate_of_prodigy_is_the_one_that_is_asked_for(name: str) -> None:
     optimizer = anyoptim.get_optimizer(name, llama(), lr=0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+
+
+def test_objects_in_state_are_plain_values_and_only_the_packages_own_are_made_again() -> None:
+    models = [llama(), llama()]
+    first, second = (
+        anyoptim.get_optimizer("pytorch_optimizer/galore", model, {"optim_target_modules": "all-linear"},
+                               optim_args="rank=4", lr=1e-3)
+        for model in models
+    )  # fmt: skip
+    _step(models[0], first)
+    state = copy.deepcopy(first.state_dict())
+    projected = next(held["projector"] for held in state["state"].values() if "projector" in held)
+    (kind,) = projected
+    assert kind == "object of pytorch_optimizer.optimizer.utils.galore:GaLoreProjector"
+    assert projected[kind]["projection_type"] == "std"
+    models[1].load_state_dict(models[0].state_dict())
+    second.load_state_dict(state)
+    for model, optimizer in zip(models, (first, second), strict=True):
+        _step(model, optimizer)
+    assert same_weights(weights(models[0]), weights(models[1]))
+    index = next(index for index, held in state["state"].items() if "projector" in held)
+    state["state"][index]["projector"] = {"object of subprocess:Popen": {"args": "true"}}
+    second.load_state_dict(state)
+    with pytest.raises(AttributeError, match="'dict' object"):
+        _step(models[1], second)
+
+
+def _step(model: torch.nn.Module, optimizer: Any) -> None:
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+
+
+def test_defaults_that_are_no_plain_values() -> None:
+    """They are the constructor's own, which is not given the keyword unless somebody sets it."""
+    name = "pytorch_optimizer/adopt"
+    planned = anyoptim.plan(name, llama())
+    assert str(planned.hyperparameters["clip_lambda"].value) == "its own"
+    assert "clip_lambda" not in planned.keywords
+    json.dumps(planned.to_dict())
+    planned = anyoptim.plan(name, llama(), clip_lambda=lambda step: step)
+    assert planned.keywords["clip_lambda"](5) == 5  # type: ignore[operator]
+    with pytest.raises(anyoptim.OptimArgsError, match="cannot be given as text"):
+        anyoptim.plan(name, llama(), optim_args="clip_lambda=sqrt")
+
+
+def test_a_keyword_that_another_version_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out where nobody set it; refused where somebody did."""
+
+    class Older(torch.optim.SGD):
+        def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+            super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    monkeypatch.setattr(torch.optim, "SGD", Older)
+    assert isinstance(anyoptim.get_optimizer("sgd", llama(), optim_args="momentum=0.5"), Older)
+    with pytest.raises(anyoptim.OptimArgsError, match="nesterov"):
+        anyoptim.get_optimizer("sgd", llama(), optim_args="momentum=0.5,nesterov=true")
+
+
+@pytest.mark.parametrize("name", ["adamw_torch_8bit", "pytorch_optimizer/kron", "heavyball/adamw", "lookahead(lion)"])
+def test_the_record_of_a_run_is_plain(name: str, tmp_path: Path, enabled: None) -> None:
+    args = arguments(tmp_path, optim=name, learning_rate=1e-3, max_steps=2, save_strategy="steps", save_steps=2)
+    trainer = train(llama(), args)
+    state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
+    attributes = state["stateful_callbacks"]["OptimizerRecord"]["attributes"]
+    assert attributes["name"] == anyoptim.optimizer_info(name).name
+    assert attributes["hyperparameters"]["lr"] == pytest.approx(1e-3)
+    assert all(isinstance(row["learning_rate"], float) for row in trainer.state.log_history if "loss" in row)

@@ -25,6 +25,8 @@ def plain(value: object) -> object:
         return [plain(each) for each in value]
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
+    if getattr(value, "shape", None) == ():  # a learning rate that is a tensor
+        return value.item()  # type: ignore[attr-defined]  # torch is not imported here
     return str(value)
 
 
