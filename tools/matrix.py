@@ -61,11 +61,16 @@ def check(name: str) -> tuple[str, Verdicts, float]:
 
 def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
     """Make the check that takes two processes, of all names in the same two."""
-    from anyoptim.testing.kit import Verdict, judged
+    from anyoptim.testing.kit import Verdict, impossible, judged
     from anyoptim.testing.sharded import train_sharded
     from anyoptim.testing.subject import Subject
 
     subjects = {name: Subject(name) for name in wanted}
+    for name, subject in list(subjects.items()):
+        reason = impossible(subject.spec)
+        if reason:
+            del subjects[name]
+            yield name, {"DTensor": ["limit", reason]}
     for (name, subject), (_, (kept, evidence)) in zip(
         subjects.items(), train_sharded(list(subjects.values())), strict=True
     ):

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anyoptim import packages
 from anyoptim.roles import EMBEDDINGS, Role
 
 RoleOf = Callable[[Tensor], "Role | None"]
@@ -179,7 +180,10 @@ def torch_hooks(optimizer: Optimizer, role_of: RoleOf) -> None:
 
 def offloaded_to_cpu(optimizer: Optimizer, **keywords: object) -> Optimizer:
     """Return torchao's CPU offload of an optimizer that is just built: it builds one for each parameter itself."""
-    offload: Any = importlib.import_module("torchao.optim").CPUOffloadOptimizer
+    module = packages.load(
+        "torchao.optim", needed_by="cpu_offload", package="torchao", install="pip install 'anyoptim[torchao]'"
+    )
+    offload: Any = module.CPUOffloadOptimizer
     shared = {
         key: value for key, value in optimizer.defaults.items() if key in inspect.signature(type(optimizer)).parameters
     }

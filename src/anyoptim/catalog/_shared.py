@@ -59,6 +59,12 @@ RELATIVE_STEP = (
     flag("relative_step", "time-dependent learning rate instead of lr"),
     flag("warmup_init", "start relative_step from a small rate"),
 )
+SHARDED_REFUSED = "torch's sharded tensors refuse its operations"
+SHARDED_PLAIN = "its state is plain tensors"
+SHARDED_PART = "it computes from each process's own part of a matrix"
+SHARDED_KERNELS = "its kernels know no sharded tensors"
+SHARDED_GRAPH = "FSDP2 gathers gradients where autograd does not see it"
+"""Why a step fails on the sharded parameters of FSDP2."""
 MAXIMIZE = flag("maximize", "ascend instead of descend")
 FOREACH = optional_flag("foreach", "update all tensors in batched calls")
 CAPTURABLE = flag("capturable", "safe to capture in a CUDA graph")

@@ -10,6 +10,7 @@ from anyoptim.catalog._shared import (
     AT_LEAST_ONE,
     POSITIVE,
     RELATIVE_STEP,
+    SHARDED_PLAIN,
     betas,
     eps,
     flag,
@@ -38,7 +39,7 @@ _TARGET = (
 _NO_RELATIVE_STEP = "the learning rate is lr; a schedule belongs in lr_scheduler_type"
 
 
-def _upstream(name: str, *hyperparameters: Hyperparameter) -> Implementation:
+def _upstream(name: str, *hyperparameters: Hyperparameter, **limits: str) -> Implementation:
     return Implementation(
         name="upstream",
         target=f"galore_torch:{name}",
@@ -48,7 +49,7 @@ def _upstream(name: str, *hyperparameters: Hyperparameter) -> Implementation:
         limits={
             "resume": "its state holds projector objects",
             "weights_only": "its state holds projector objects",
-            "DTensor": "its projectors take plain tensors",
+            **limits,
         },
         target_roles=MATRICES - {Role.EXPERT_STACK},
         hyperparameters=(*hyperparameters, *_TARGET),
@@ -96,7 +97,7 @@ ADAFACTOR_SPEC = OptimizerSpec(
             refused={"relative_step": _NO_RELATIVE_STEP, "warmup_init": _NO_RELATIVE_STEP},
             target_roles=MATRICES,
         ),
-        _upstream("GaLoreAdafactor", lr(1e-3), *ADAFACTOR, *RELATIVE_STEP),
+        _upstream("GaLoreAdafactor", lr(1e-3), *ADAFACTOR, *RELATIVE_STEP, DTensor=SHARDED_PLAIN),
     ),
 )
 

@@ -49,7 +49,6 @@ GROKADAMW = OptimizerSpec(
                 "resume": "it keeps state in its groups, keyed by tensors that are gone",
                 "weights_only": "it keeps state in its groups, keyed by tensors",
                 "fp16": "its eps is zero in float16",
-                "DTensor": "it moves state between devices at every step",
             },
             hyperparameters=_HYPERPARAMETERS,
             unsupported=_UNSUPPORTED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anyoptim.catalog._index import Facts, indexed
+from anyoptim.catalog._shared import SHARDED_PART, SHARDED_REFUSED
 from anyoptim.spec import Traits
 
 _TRAITS = Traits(consumes_gradients=True)
@@ -24,6 +25,7 @@ SPECS = indexed(
         "a step on one parameter alone gives other weights than a step on all": "muon muonadamw muonlaprop scion",
     },
     limits={
+        "DTensor": {SHARDED_PART: "scion", SHARDED_REFUSED: "sudsadamw"},
         "schedule": {"it moves the weights along its momentum and back": "msamlaprop"},
         "resume": {"its random numbers are in no state dict": "lather psgdkron psgdpro"},
         "bf16": {"its preconditioner stays in float32": "psgdpro qsgd"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anyoptim.catalog._shared import NON_NEGATIVE, flag, lr, momentum, native, weight_decay
+from anyoptim.catalog._shared import NON_NEGATIVE, SHARDED_PART, flag, lr, momentum, native, weight_decay
 from anyoptim.catalog.torch import ADAMW
 from anyoptim.roles import MATRICES, Role
 from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, Interval, OptimizerSpec, Traits
@@ -42,6 +42,7 @@ MUON = OptimizerSpec(
         Implementation(
             name="upstream",
             target="torch.optim:Muon",
+            limits={"DTensor": SHARDED_PART},
             package="torch",
             licence="BSD-3-Clause",
             hyperparameters=_HYPERPARAMETERS,

@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import Literal
 
 from anyoptim.catalog._index import Facts, indexed
-from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE
+from anyoptim.catalog._shared import (
+    AT_LEAST_ONE,
+    POSITIVE,
+    SHARDED_GRAPH,
+    SHARDED_PART,
+    SHARDED_PLAIN,
+    SHARDED_REFUSED,
+)
 from anyoptim.catalog.torch import ADAMW
 from anyoptim.roles import MATRICES, Role
 from anyoptim.spec import GroupFlag, Hyperparameter, Traits
@@ -63,6 +70,20 @@ SPECS = indexed(
         ),
     },
     limits={
+        "DTensor": {
+            SHARDED_REFUSED: (
+                "adagc adago adalite adamp adan adasmooth adopt aida alig apollodqn asgd bsam came dadaptadagrad"
+                " dadaptadam dadaptadan dadaptlion dadaptsgd diffgrad emofact fadam fira ftrl lamb lars lorarite"
+                " madgrad magma mars normuon novograd prodigy ranger21 rose sara sgdp spectralsphere srmm stableadamw"
+                " stablespam swats"
+            ),
+            SHARDED_PLAIN: (
+                "a2grad adafactor adammini adanorm alice apollo dash kron racs scalableshampoo shampoo sm3 soap spam"
+                " splus"
+            ),
+            SHARDED_PART: "gravity",
+            SHARDED_GRAPH: "adahessian sophiah",
+        },
         "trains": {_LORA: "lorarite", "the loss of the kit's model rises at every rate": "bsam"},
         **{check: {_LORA: "lorarite"} for check in ("resume", "weights_only", "None gradients")},
         **{check: {_LORA: "lorarite"} for check in ("device", "accumulation")},
@@ -78,6 +99,7 @@ SPECS = indexed(
         "bf16": {
             "geqrf_cpu knows no bfloat16": "lorarite",
             "weights become NaN": "adahessian adai",
+            "weights become NaN at its own rate": "lbfgs",
         },
         "fp16": {
             _LORA: "lorarite",

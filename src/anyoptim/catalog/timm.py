@@ -8,7 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim.catalog._index import Facts, indexed
-from anyoptim.catalog._shared import betas, eps, flag, lr, momentum, weight_decay
+from anyoptim.catalog._shared import (
+    SHARDED_GRAPH,
+    SHARDED_KERNELS,
+    SHARDED_PART,
+    SHARDED_PLAIN,
+    SHARDED_REFUSED,
+    betas,
+    eps,
+    flag,
+    lr,
+    momentum,
+    weight_decay,
+)
 from anyoptim.spec import GroupFlag, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 # of the packages that offer them, see benchmarks/results/bare_names.md
@@ -53,6 +65,20 @@ SPECS = (
             "it draws random numbers, one after another for all parameters": "kron kronc kronw",
         },
         limits={
+            "DTensor": {
+                SHARDED_REFUSED: (
+                    "adamp adamuon cadafactorbv cadafactorbvc cadamc cadamp cadamw cadan cadanw cadopt cadoptc cadoptw"
+                    " clamb clambw claprop clion clionc cmars cnadamc cnadamw crmsproptf csgdc csgdp csgdw mars"
+                    " nadamuon novograd novogradc novogradw sgdp"
+                ),
+                SHARDED_PLAIN: "adafactor cadafactor kron kronc kronw",
+                SHARDED_GRAPH: "adahessian",
+                SHARDED_KERNELS: (
+                    "bnbadam bnbadam8bit bnbadamw bnbadamw8bit bnbademamix bnbademamix8bit bnblion bnblion8bit bnbsgd"
+                    " bnbsgd8bit"
+                ),
+                SHARDED_PART: "muon nmuon",
+            },
             "schedule": {
                 "its momentum holds updates at earlier rates": "cadafactor crmsproptf rmsproptf rmsproptfc rmsproptfw",
                 "its weights are made anew from sums over all steps": "madgrad madgradw",
@@ -61,7 +87,8 @@ SPECS = (
                 "its eps is zero in float16": (
                     "adafactorbv adafactorbvc adagrad adahessian adam adamax adamc adamp adamw adamuon adamwlegacy adan"
                     " adanw cadafactorbv cadafactorbvc cadamc cadamp cadamw cadan cadanw claprop cmars cnadamw cnadamc"
-                    " laprop lapropc mars nadam muon nadamc nadamlegacy nadamuon nadamw nmuon radam radamw rmsprop"
+                    " laprop lapropc larc lars mars nadam muon nadamc nadamlegacy nadamuon nadamw nlarc nlars"
+                    " nmuon radam radamw rmsprop"
                 ),
             },
             "torch.compile": {

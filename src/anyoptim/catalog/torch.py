@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from anyoptim.catalog._index import Facts, indexed
@@ -13,6 +14,7 @@ from anyoptim.catalog._shared import (
     FUSED,
     MAXIMIZE,
     NON_NEGATIVE,
+    SHARDED_REFUSED,
     betas,
     eps,
     flag,
@@ -66,16 +68,22 @@ ADAMW = OptimizerSpec(
     ),
 )
 
+# the fused kernel computes in float32
+_FUSED = ADAMW.variant("adamw_torch_fused", summary="AdamW of torch.optim, one fused kernel per step", fused=True)
+_FUSED = replace(_FUSED, implementations=tuple(replace(each, limits={}) for each in _FUSED.implementations))
+
 SPECS = (
     *indexed(
         "torch",
         licence="BSD-3-Clause",
         limits={
+            "DTensor": {SHARDED_REFUSED: "adafactor rprop"},
             "schedule": {
                 "a changed rate applies one step late": "asgd",
                 "its step sizes are its own after the first step": "rprop",
             },
             "fp16": {_FP16["fp16"]: "adam adamax nadam radam"},
+            "bf16": {"weights become NaN at its own rate": "lbfgs"},
             "memory": {"its history grows over the first steps": "lbfgs"},
         },
         facts={
@@ -94,7 +102,7 @@ SPECS = (
         },
     ),
     ADAMW,
-    ADAMW.variant("adamw_torch_fused", summary="AdamW of torch.optim, one fused kernel per step", fused=True),
+    _FUSED,
     OptimizerSpec(
         name="sgd",
         summary="Stochastic gradient descent of torch.optim",

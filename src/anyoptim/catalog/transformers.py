@@ -12,40 +12,40 @@ def _dtype(name: str, default: str, help: str) -> Hyperparameter:
     return Hyperparameter(name, "torch.dtype", ITS_OWN, f"{help}; {default} by default")
 
 
+def _on_another_device(name: str, summary: str, target: str, package: str, device: str) -> OptimizerSpec:
+    return OptimizerSpec(
+        name=name,
+        summary=summary,
+        paper="arXiv 1711.05101",
+        usual_lr=(1e-6, 3e-3),
+        traits=Traits(adam_fields=True),
+        implementations=(
+            Implementation(
+                name="upstream",
+                target=target,
+                package=package,
+                licence="BSD-3-Clause",
+                device=device,
+                hyperparameters=(*_ADAMW, flag("amsgrad", "keep the maximum of the second moment")),
+            ),
+        ),
+    )
+
+
 SPECS = (
-    OptimizerSpec(
-        name="adamw_torch_xla",
-        summary="AdamW of torch_xla, which does not wait for the device",
-        paper="arXiv 1711.05101",
-        usual_lr=(1e-6, 3e-3),
-        traits=Traits(adam_fields=True),
-        implementations=(
-            Implementation(
-                name="upstream",
-                target="torch_xla.amp.syncfree:AdamW",
-                package="torch-xla",
-                licence="BSD-3-Clause",
-                device="xla",
-                hyperparameters=(*_ADAMW, flag("amsgrad", "keep the maximum of the second moment")),
-            ),
-        ),
+    _on_another_device(
+        "adamw_torch_xla",
+        "AdamW of torch_xla, which does not wait for the device",
+        "torch_xla.amp.syncfree:AdamW",
+        "torch-xla",
+        "xla",
     ),
-    OptimizerSpec(
-        name="adamw_torch_npu_fused",
-        summary="AdamW of torch_npu, one fused kernel per step on an Ascend NPU",
-        paper="arXiv 1711.05101",
-        usual_lr=(1e-6, 3e-3),
-        traits=Traits(adam_fields=True),
-        implementations=(
-            Implementation(
-                name="upstream",
-                target="torch_npu.optim:NpuFusedAdamW",
-                package="torch-npu",
-                licence="BSD-3-Clause",
-                device="npu",
-                hyperparameters=(*_ADAMW, flag("amsgrad", "keep the maximum of the second moment")),
-            ),
-        ),
+    _on_another_device(
+        "adamw_torch_npu_fused",
+        "AdamW of torch_npu, one fused kernel per step on an Ascend NPU",
+        "torch_npu.optim:NpuFusedAdamW",
+        "torch-npu",
+        "npu",
     ),
     OptimizerSpec(
         name="adamw_anyprecision",

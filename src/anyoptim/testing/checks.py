@@ -304,7 +304,7 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 
 _ENOUGH = 12
 """Steps after which weights have moved: RAdam and AdaShift leave them alone at first."""
-_PLAIN = {"Tensor", "int", "float", "str", "bool", "NoneType", "dtype"}
+_PLAIN = {"Tensor", "tuple", "int", "float", "str", "bool", "NoneType", "dtype"}
 
 
 class _Run:
