@@ -45,6 +45,7 @@ benchmark: .venv/installed
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/bare_names.py
 
 format: .venv/installed
 	$(BIN)/ruff format .

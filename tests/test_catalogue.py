@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ from anyoptim import registry
 from anyoptim.catalog._index import FOLDER, read_index
 from anyoptim.roles import EMBEDDINGS
 from anyoptim.spec import REQUIRED
+from anyoptim.testing import CHECKS
 
 ROOT = Path(__file__).parent.parent
 ALL = [name for name in anyoptim.list_optimizers() if not name.startswith("example_")]
@@ -143,6 +145,27 @@ def test_no_package_is_named_in_code() -> None:
         for line in text.splitlines():
             branches = line.strip().startswith(("if ", "elif ", "match ", "case "))
             assert not (branches and any(word in line for word in words)), f"{path.name}: {line}"
+
+
+def test_the_matrix_says_that_most_names_train_and_resume() -> None:
+    """It is measured by make matrix, which make test repeats; a name that is missing there was never checked."""
+    matrix = json.loads((ROOT / "docs" / "matrix.json").read_text(encoding="utf-8"))
+    names = matrix["names"]
+    both = [
+        name
+        for name, entry in names.items()
+        if all(entry["checks"][each][0] == "pass" for each in ("trains", "resume"))
+    ]
+    assert len(both) >= 350
+    assert {status for entry in names.values() for status, _ in entry["checks"].values()} <= {"pass", "limit", "n/a"}
+    elsewhere = {name for name in ALL if SPECS[name].default.device or not SPECS[name].installed}
+    assert set(names) == set(ALL) - elsewhere
+    assert all(set(entry["checks"]) == set(CHECKS) for entry in names.values())
+    loader = importlib.util.spec_from_file_location("matrix", ROOT / "tools" / "matrix.py")
+    assert loader and loader.loader
+    tool = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(tool)
+    assert tool.page(matrix) == (ROOT / "docs" / "matrix.md").read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- licences

@@ -1,8 +1,9 @@
 """Runs the conformance kit over every name that is installed here: ``make matrix``.
 
-Writes ``docs/matrix.json`` and ``docs/matrix.md``. With ``--check`` it writes nothing and fails if a promise is not
-kept, or if what it finds is not what the committed files say. Verdicts of a name are kept in ``.matrix/`` by the
-versions of the name's package, of torch and of transformers, and by the sources of anyoptim, and are not found again.
+Writes ``docs/matrix.json`` and ``docs/matrix.md``; with names as arguments, only what they say of these. With
+``--check`` it writes nothing and fails if a promise is not kept, or if what it finds is not what the committed files
+say. Verdicts of a name are kept in ``.matrix/`` by the versions of the name's package, of torch and of transformers,
+and by the sources of anyoptim, and are not found again.
 """
 
 from __future__ import annotations
@@ -197,7 +198,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Find, and write or compare."""
-    matrix = as_json(find(names()))
+    wanted = [each for each in arguments if each != "--check"]
+    committed = json.loads(JSON.read_text(encoding="utf-8")) if JSON.exists() else {"names": {}}
+    matrix = as_json(find(wanted or names()))
+    if wanted:
+        matrix["names"] = dict(sorted({**committed["names"], **matrix["names"]}.items()))
+        matrix["versions"] = {**committed["versions"], **matrix["versions"]}
     failed = [
         f"{name}, {each}: {reason}"
         for name, entry in matrix["names"].items()
@@ -207,7 +213,7 @@ def main(arguments: list[str]) -> int:
     for each in failed:
         sys.stderr.write(f"FAIL {each}\n")
     if "--check" in arguments:
-        changed = differences(json.loads(JSON.read_text(encoding="utf-8")), matrix)
+        changed = differences(committed, matrix)
         for each in changed:
             sys.stderr.write(f"CHANGED {each}; run make matrix\n")
         sys.stdout.write(f"{len(matrix['names'])} names, {len(failed)} failures, {len(changed)} changes\n")

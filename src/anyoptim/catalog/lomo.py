@@ -42,6 +42,10 @@ def _upstream(
     )
 
 
+_EVERY_CHECK = (
+    *("builds", "trains", "weights_only", "traits", "typed arguments", "decay groups", "schedule", "None gradients"),
+    *("bf16", "fp16", "device", "accumulation", "torch.compile", "memory", "DTensor"),
+)
 _ENGINES = (
     OptimizerSpec(
         name="lomo",
@@ -58,7 +62,17 @@ _ENGINES = (
                 weight_decay(),
                 limits={
                     **dict.fromkeys(
-                        ("schedule", "None gradients", "bf16", "fp16", "device", "torch.compile", "memory", "DTensor"),
+                        (
+                            "traits",
+                            "schedule",
+                            "None gradients",
+                            "bf16",
+                            "fp16",
+                            "device",
+                            "torch.compile",
+                            "memory",
+                            "DTensor",
+                        ),
                         "its step is a backward pass of its own",
                     ),
                     "accumulation": "it updates on every micro-batch",
@@ -82,22 +96,7 @@ _ENGINES = (
                 _CLIP_NORM,
                 limits={
                     **dict.fromkeys(
-                        (
-                            "builds",
-                            "trains",
-                            "weights_only",
-                            "typed arguments",
-                            "decay groups",
-                            "schedule",
-                            "None gradients",
-                            "bf16",
-                            "fp16",
-                            "device",
-                            "accumulation",
-                            "torch.compile",
-                            "memory",
-                            "DTensor",
-                        ),
+                        _EVERY_CHECK,
                         "it needs CUDA",
                     ),
                     "resume": "its second moments are in no state dict",

@@ -86,7 +86,7 @@ SPECS = indexed(
         },
         "trains": {_LORA: "lorarite", "the loss of the kit's model rises at every rate": "bsam"},
         **{check: {_LORA: "lorarite"} for check in ("resume", "weights_only", "None gradients")},
-        **{check: {_LORA: "lorarite"} for check in ("device", "accumulation")},
+        **{check: {_LORA: "lorarite"} for check in ("traits", "device", "accumulation")},
         "schedule": {
             _LORA: "lorarite",
             "its momentum holds updates at earlier rates": "accsgd adafactor apollodqn laprop",
