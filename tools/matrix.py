@@ -142,6 +142,13 @@ def as_json(found: dict[str, Verdicts]) -> dict[str, Any]:
     }
 
 
+def text(matrix: dict[str, Any]) -> str:
+    """Return the matrix as JSON, a name a line."""
+    rows = [f"  {json.dumps(name)}: {json.dumps(entry, ensure_ascii=False)}" for name, entry in matrix["names"].items()]
+    rest = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in matrix.items() if key != "names"]
+    return "{\n" + ",\n".join([*rest, ' "names": {\n' + ",\n".join(rows) + "\n }"]) + "\n}\n"
+
+
 def page(matrix: dict[str, Any]) -> str:
     """Return the matrix as a page."""
     from anyoptim.testing import CHECKS
@@ -218,7 +225,7 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(f"CHANGED {each}; run make matrix\n")
         sys.stdout.write(f"{len(matrix['names'])} names, {len(failed)} failures, {len(changed)} changes\n")
         return bool(failed or changed)
-    JSON.write_text(json.dumps(matrix, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    JSON.write_text(text(matrix), encoding="utf-8")
     PAGE.write_text(page(matrix), encoding="utf-8")
     sys.stdout.write(f"{len(matrix['names'])} names, {len(failed)} failures\n")
     return bool(failed)
