@@ -273,6 +273,20 @@ def _batches_of(number: int, seen: list[torch.Tensor], accumulation: int) -> lis
     return unique[number * accumulation : (number + 1) * accumulation]
 
 
+@pytest.mark.trainer
+def test_a_training_step_of_a_subclass_is_repeated_too(tmp_path: Path, enabled: None) -> None:
+    counts: list[int] = []
+
+    class Counting(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            counts.append(self.state.global_step)
+            return super().training_step(*args, **kwargs)
+
+    args = arguments(tmp_path, optim="sam(sgd)", learning_rate=1e-2, max_steps=3, gradient_accumulation_steps=2)
+    train(llama(), args, Counting)
+    assert counts == [0] * 4 + [1] * 4 + [2] * 4  # two micro-batches, and both again
+
+
 def test_a_step_without_a_closure_says_what_it_needs() -> None:
     model = llama()
     optimizer = anyoptim.get_optimizer("sam(sgd)", model)

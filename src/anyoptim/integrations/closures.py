@@ -42,9 +42,12 @@ class _Repeated:
         self._trainer = trainer
         self._batches: list[tuple[Any, Any, Any, Any]] = []
         self._step = -1
+        self._repeating = False
 
     def add(self, model: Any, inputs: Any, args: Any, kwargs: Any) -> None:
-        """Remember a batch; the first one after a step forgets those before."""
+        """Remember a batch, unless it is repeated; the first one after a step forgets those before."""
+        if self._repeating:
+            return
         if self._step != self._trainer.state.global_step:
             self._step = self._trainer.state.global_step
             self._batches.clear()
@@ -55,11 +58,13 @@ class _Repeated:
         trainer = self._trainer
         trainer.optimizer.optimizer.zero_grad()
         total = 0.0
-        training_step = type(trainer).training_step
-        original = getattr(training_step, "__wrapped__", training_step)
-        for model, inputs, args, kwargs in self._batches:
-            with torch.enable_grad():
-                total += float(original(trainer, model, inputs, *args, **kwargs))
+        self._repeating = True
+        try:
+            for model, inputs, args, kwargs in self._batches:
+                with torch.enable_grad():
+                    total += float(trainer.training_step(model, inputs, *args, **kwargs))
+        finally:
+            self._repeating = False
         largest = trainer.args.max_grad_norm
         if largest is not None and largest > 0:
             trainer.accelerator.clip_grad_norm_(self._batches[-1][0].parameters(), largest)
