@@ -267,6 +267,8 @@ def test_the_command() -> None:
 
 def test_the_example_plug_in_is_installed_and_found() -> None:
     assert importlib.metadata.version("anyoptim-example")
+    assert {"example_sgd", "example_sign"} == set(anyoptim.list_optimizers(package="anyoptim-example"))
+    assert {anyoptim.optimizer_info(name).licence for name in ("example_sgd", "example_sign")} == {"Apache-2.0"}
     assert {"example_sgd", "example_sign"} <= set(anyoptim.list_optimizers())
     program = (
         "import anyoptim, sys\nassert anyoptim.optimizer_info('example_sign').paper\nprint('torch' in sys.modules)\n"

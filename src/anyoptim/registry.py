@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from anyoptim import packages
 from anyoptim.errors import OptimError, UnknownOptimizerError, did_you_mean
-from anyoptim.spec import OptimizerSpec, spec_of
+from anyoptim.spec import Implementation, OptimizerSpec, spec_of
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
 
@@ -168,19 +169,36 @@ def list_optimizers(
     wanted = normalise(pattern)
     names = []
     for name in sorted({*_specs, *_plugins}):
-        if name not in _specs and any(each is not None for each in (package, installed, commercial)):
-            _load_plugin(name)
-        spec = _specs.get(name)
-        if not any(fnmatchcase(each, wanted) for each in (name, *(spec.aliases if spec else ()))):
+        spec = listed(name)
+        if not any(fnmatchcase(each, wanted) for each in (name, *spec.aliases)):
             continue
-        if package is not None and (spec is None or normalise(spec.package) != normalise(package)):
+        if package is not None and normalise(spec.package) != normalise(package):
             continue
-        if installed is not None and (spec is None or spec.installed is not installed):
+        if installed is not None and spec.installed is not installed:
             continue
-        if commercial is not None and (spec is None or spec.default.commercial is not commercial):
+        if commercial is not None and spec.default.commercial is not commercial:
             continue
         names.append(name)
     return names
+
+
+def listed(name: str) -> OptimizerSpec:
+    """Return what a list says of a name: of a plug-in, what its package's metadata say, so nothing is imported."""
+    if name in _specs:
+        return _specs[name]
+    entry_point = _plugins[name]
+    metadata = entry_point.dist.metadata if entry_point.dist else None
+    about = {
+        key: str(metadata[key]) for key in ("Name", "Summary", "License-Expression") if metadata and key in metadata
+    }
+    implementation = Implementation(
+        name="upstream",
+        target=entry_point.value,
+        hyperparameters=(),
+        package=about.get("Name", entry_point.value.partition(".")[0]),
+        licence=about.get("License-Expression", ""),
+    )
+    return OptimizerSpec(name=name, summary=about.get("Summary", "a plug-in"), implementations=(implementation,))
 
 
 def known_names() -> list[str]:
@@ -234,10 +252,16 @@ def _load_plugin(name: str) -> OptimizerSpec | None:
     """Turn an entry point into a spec; a broken plug-in is one warning and its name is gone."""
     if name in _specs:
         return _specs[name]
+    announced = listed(name).default
     entry_point = _plugins.pop(name)
     try:
         loaded = entry_point.load()
-        spec = loaded if isinstance(loaded, OptimizerSpec) else spec_of(loaded, name)
+        if isinstance(loaded, OptimizerSpec):
+            spec = loaded
+        else:
+            spec = spec_of(loaded, name)
+            own = dataclasses.replace(spec.default, package=announced.package, licence=announced.licence)
+            spec = dataclasses.replace(spec, implementations=(own,))
         _add(spec, replace=False)
     except Exception as error:  # a stranger's module may raise anything; it must not break ours
         warnings.warn(f"The plug-in {entry_point.value} for {name!r} does not load: {error}", stacklevel=2)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.overrides import GROUP_OPTIONS
-from anyoptim.registry import list_optimizers, optimizer_info
+from anyoptim.registry import list_optimizers, listed, optimizer_info
 from anyoptim.spec import REQUIRED, Hyperparameter, OptimizerSpec
 from anyoptim.text import plain
 from anyoptim.values import type_name
@@ -55,7 +55,7 @@ def list_command(
 ) -> None:
     """List the registered optimizers."""
     names = list_optimizers(pattern, package=package, installed=installed or None, commercial=commercial or None)
-    specs = [optimizer_info(name) for name in names]
+    specs = [listed(name) for name in names]
     if as_json:
         return print_json([_spec_summary(spec) for spec in specs])
     if not specs:
