@@ -324,6 +324,16 @@ def test_second_order_in_the_trainer_is_a_loop_by_hand(tmp_path: Path, enabled: 
     assert not same_weights(weights(model), weights(llama()))
 
 
+def test_what_keeps_its_parameters_is_refused_where_they_are_replaced() -> None:
+    with pytest.raises(anyoptim.UnsupportedError, match="accelerate replaces under FSDP2"):
+        anyoptim.plan("lbfgs", llama(), {"fsdp": True})
+
+
+def test_attention_that_cannot_be_differentiated_twice_is_said() -> None:
+    assert "attn_implementation='eager'" in anyoptim.plan("sophia", llama()).advice[0]
+    assert not anyoptim.plan("sophia", _eager()).advice
+
+
 def _eager() -> Any:
     model = llama()
     model.set_attn_implementation("eager")

@@ -49,6 +49,15 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
+WRAPPED = (
+    "lookahead(adamw_torch)",
+    "cautious(sgd)",
+    "orthograd(adamw_torch)",
+    "schedule_free(sgd)",
+    "sam(adamw_torch)",
+)
+
+
 def cases() -> list[str]:
     """Every name, with ``fused_backward`` those that take it and do not have it by themselves, two with other rates."""
     specs = [anyoptim.optimizer_info(name) for name in toys.NAMES]
@@ -56,7 +65,7 @@ def cases() -> list[str]:
     # where a name in _layerwise is the same thing, it is enough
     have = {name.removesuffix("_layerwise") for name in toys.NAMES if anyoptim.optimizer_info(name).fused_backward}
     more = [f"{name},fused" for name in fused if name not in have and not anyoptim.optimizer_info(name).fused_backward]
-    return [*toys.NAMES, *more, "adamw_torch,rates", "muon,rates"]
+    return [*toys.NAMES, *more, "adamw_torch,rates", "muon,rates", *WRAPPED]
 
 
 class Watch(TrainerCallback):

@@ -21,7 +21,9 @@ _FAR = 10.0
 _DEVICES = {"cuda": "a CUDA GPU", "npu": "an Ascend NPU", "xla": "an XLA device"}
 
 
-def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> Iterator[str]:
+def advise(
+    spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None, config: object = None
+) -> Iterator[str]:
     """Yield one sentence for each setting that has no effect or an unexpected one.
 
     Args:
@@ -29,7 +31,14 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         settings: its resolved hyperparameters.
         fields: TrainingArguments, or what stands for it.
         routing: ``None`` when planned without a model.
+        config: the model's configuration, if it has one.
     """
+    attention = getattr(config, "_attn_implementation", None)
+    if spec.traits.second_order and attention not in (None, "eager"):
+        yield (
+            f"{spec.name} differentiates gradients, which attn_implementation={attention!r} may not support; load the"
+            " model with attn_implementation='eager'"
+        )
     if routing is not None:
         yield from routing.notes
     yield from _schedule(spec, fields)
@@ -66,14 +75,12 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
     """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
     implementation = settings.implementation
     _refuse_unusable(spec, implementation)
-    if settings.in_backward and fields.get("fp16") is True:
+    if implementation.takes == "parameters" and is_sharded(fields, None):
         raise UnsupportedError(
-            f"{spec.name} updates inside the backward pass, where fp16 gradients are still scaled; use bf16=True."
+            f"{spec.name} keeps the parameters it was built with, which accelerate replaces under FSDP2; take DDP."
         )
-    if spec.traits.needs_closure and fields.get("fp16") is True:
-        raise UnsupportedError(
-            f"{spec.name} evaluates the loss inside its step, where fp16 gradients are still scaled; use bf16=True."
-        )
+    if fields.get("fp16") is True:
+        _refuse_loss_scaling(spec, settings)
     if uses_deepspeed(fields):
         _refuse_deepspeed(spec, settings)
     members = [(spec.target_optimizer, implementation)]
@@ -105,6 +112,15 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
             f"{implementation.package} updates from each process's own gradient, so the replicas would drift apart;"
             f" take implementation={spec.default.name}, which waits for the reduced one."
         )
+
+
+def _refuse_loss_scaling(spec: OptimizerSpec, settings: Settings) -> None:
+    where = (
+        "updates inside the backward pass" if settings.in_backward else
+        "evaluates the loss inside its step" if spec.traits.needs_closure else ""
+    )  # fmt: skip
+    if where:
+        raise UnsupportedError(f"{spec.name} {where}, where fp16 gradients are still scaled; use bf16=True.")
 
 
 def _refuse_unusable(spec: OptimizerSpec, implementation: Implementation) -> None:

@@ -294,7 +294,8 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
         raise UnsupportedError(
             f"{spec.name} goes around another optimizer: write {spec.name}(adamw_torch), for example."
         )
-    settings = resolve(spec, fields, optim_args, overrides, getattr(model, "config", None))
+    config = getattr(model, "config", None)
+    settings = resolve(spec, fields, optim_args, overrides, config)
     needs_targets = spec.traits.needs_targets
     if model is None:
         if needs_targets or not settings.implementation.takes_groups:
@@ -305,7 +306,7 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
             routing = route(model, spec, settings, target_modules)
             groups = make_groups(routing, spec, settings)
     refuse(spec, settings, fields, routing)
-    advice = tuple(advise(spec, settings, fields, routing))
+    advice = tuple(advise(spec, settings, fields, routing, config))
     return Plan(spec, settings, routing, tuple(groups), advice, model)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.optim import Optimizer
@@ -24,6 +25,15 @@ class WithClosure(Facade):
     def __init__(self, optimizer: Optimizer) -> None:
         super().__init__(optimizer)
         self.closure: Callable[[], float] | None = None
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Let steps without a closure go on with the gradients that are there, for a while."""
+        before, self.closure = self.closure, lambda: 0.0
+        try:
+            yield
+        finally:
+            self.closure = before
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Let the inner optimizer step.

@@ -18,12 +18,13 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import CheckpointError, OptimError
 from anyoptim.integrations.deepspeed import refuse_deepspeeds_own_optimizer
@@ -65,8 +66,11 @@ def wrap_checkpoints(undo: ExitStack) -> None:
         _check_files(Path(checkpoint), self)
         if has_two_sets(optimizer):
             expect_training_weights(optimizer)
+        facade = getattr(self.optimizer, "optimizer", self.optimizer)
         try:
-            load(self, checkpoint)
+            # torch's distributed checkpoints take a step without gradients, and without a closure, before they load
+            with facade.standing_still() if isinstance(facade, WithClosure) else nullcontext():
+                load(self, checkpoint)
         except (OptimError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
