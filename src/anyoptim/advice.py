@@ -101,16 +101,17 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
             )
     if not implementation.updates_in_backward:
         return
+    better = "lomo or adalomo" if spec.default is implementation else f"implementation={spec.default.name}"
     accumulation = fields.number("gradient_accumulation_steps") or 1
     if accumulation > 1:
         raise UnsupportedError(
             f"{implementation.package} updates on every micro-batch of gradient_accumulation_steps="
-            f"{accumulation:g}; take implementation={spec.default.name}, which updates once."
+            f"{accumulation:g}; take {better}, which updates once."
         )
     if several_processes():
         raise UnsupportedError(
             f"{implementation.package} updates from each process's own gradient, so the replicas would drift apart;"
-            f" take implementation={spec.default.name}, which waits for the reduced one."
+            f" take {better}, which waits for the reduced one."
         )
 
 
