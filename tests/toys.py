@@ -16,8 +16,9 @@ import anyoptim
 from anyoptim.cli.demo import GUIDE
 from anyoptim.integrations.stdlib_text import Bytes
 
-NAMES = list(GUIDE)
-"""The names that every test runs; all names of the catalogue are checked by the conformance kit (make matrix)."""
+_SPECS = [anyoptim.optimizer_info(name) for name in anyoptim.list_optimizers(package="anyoptim")]
+NAMES = sorted({*GUIDE, *(spec.name for spec in _SPECS if not spec.is_wrapper)})
+"""The guide's names and our engines, which every test runs; the conformance kit checks all names (make matrix)."""
 GUIDE_SPELLINGS = ["schedule_free_radam"]
 LENGTH = 32
 
