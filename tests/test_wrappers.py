@@ -303,6 +303,7 @@ def test_loss_scaling_and_closures_do_not_go_together() -> None:
 @pytest.mark.trainer
 def test_second_order_in_the_trainer_is_a_loop_by_hand(tmp_path: Path, enabled: None) -> None:
     """create_graph reaches the backward pass, so the Hessian is that of the loss."""
+    pytest.importorskip("pytorch_optimizer")  # the older environments have it not
     name = "pytorch_optimizer/adahessian"
     args = arguments(tmp_path, optim=name, max_grad_norm=0.0, learning_rate=0.05, weight_decay=0.0, max_steps=1)
     seen: list[torch.Tensor] = []
