@@ -449,3 +449,23 @@ def test_the_record_of_a_run_is_plain(name: str, tmp_path: Path, enabled: None) 
     assert attributes["name"] == anyoptim.optimizer_info(name).name
     assert attributes["hyperparameters"]["lr"] == pytest.approx(1e-3)
     assert all(isinstance(row["learning_rate"], float) for row in trainer.state.log_history if "loss" in row)
+
+
+def test_only_schedule_free_optimizers_take_the_warmup_of_training_arguments() -> None:
+    """Elsewhere the schedule warms up; an optimizer's own warmup would do so again."""
+    fields = {"warmup_steps": 7, "max_steps": 100}
+    assert anyoptim.plan("heavyball/adamw", llama(), fields).hyperparameters["warmup_steps"].value == 0
+    assert anyoptim.plan("heavyball/sfadamw", llama(), fields).hyperparameters["warmup_steps"].value == 7
+    assert anyoptim.plan("heavyball/adamw", llama(), fields, warmup_steps=3).hyperparameters["warmup_steps"].value == 3
+
+
+def test_values_of_an_index_have_the_types_of_the_signature() -> None:
+    values = {key: each.value for key, each in anyoptim.plan("pytorch_optimizer/adan", llama()).hyperparameters.items()}
+    assert values["betas"] == (0.98, 0.92, 0.99)
+    assert isinstance(values["betas"], tuple)
+    with pytest.raises(anyoptim.OptimArgsError, match="foreach must be"):
+        anyoptim.parse_optim_args("foreach=perhaps", "pytorch_optimizer/adan")
+    assert anyoptim.parse_optim_args("foreach=no,variant=exp", "pytorch_optimizer/a2grad") == {
+        "foreach": False,
+        "variant": "exp",
+    }
