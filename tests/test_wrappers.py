@@ -299,8 +299,9 @@ def test_a_step_without_a_closure_says_what_it_needs() -> None:
 
 
 def test_loss_scaling_and_closures_do_not_go_together() -> None:
-    with pytest.raises(anyoptim.UnsupportedError, match="use bf16=True"):
-        anyoptim.plan("sam(sgd)", llama(), {"fp16": True})
+    for name in ("sam(sgd)", "lbfgs", "sophia"):
+        with pytest.raises(anyoptim.UnsupportedError, match="use bf16=True"):
+            anyoptim.plan(name, llama(), {"fp16": True})
 
 
 @pytest.mark.trainer

@@ -116,12 +116,14 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
 
 
 def _refuse_loss_scaling(spec: OptimizerSpec, settings: Settings) -> None:
-    where = (
-        "updates inside the backward pass" if settings.in_backward else
-        "evaluates the loss inside its step" if spec.traits.needs_closure else ""
-    )  # fmt: skip
-    if where:
-        raise UnsupportedError(f"{spec.name} {where}, where fp16 gradients are still scaled; use bf16=True.")
+    cases = {
+        "updates inside the backward pass": settings.in_backward,
+        "evaluates the loss inside its step": spec.traits.needs_closure,
+        "differentiates gradients": spec.traits.second_order,
+    }
+    for what, does in cases.items():
+        if does:
+            raise UnsupportedError(f"{spec.name} {what}, where fp16 gradients are still scaled; use bf16=True.")
 
 
 def _refuse_unusable(spec: OptimizerSpec, implementation: Implementation) -> None:
