@@ -258,7 +258,7 @@ def test_the_command() -> None:
     done = run("check", "sgd", "--check", "builds", "--check", "memory")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["pass", "pass"]
-    done = run("check", "example_sgd", "--check", "schedule", "--json")
+    done = run("check", "example_sgd", "--check", "trains", "--json")
     assert json.loads(done.stdout)["verdicts"][0]["status"] == "pass"
     done = run("check", "sgd", "--check", "memry")
     assert done.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -157,7 +158,8 @@ def check(
     unknown = [each for each in checks or () if each not in CHECKS]
     if unknown:
         raise OptimError(f"No check is called {unknown[0]!r}.{did_you_mean(unknown[0], CHECKS)}")
-    report = check_optimizer(name, checks=checks or None, **({"optim_args": optim_args} if optim_args else {}))
+    with contextlib.redirect_stdout(sys.stderr):  # what packages print is no part of the answer
+        report = check_optimizer(name, checks=checks or None, **({"optim_args": optim_args} if optim_args else {}))
     if as_json:
         print_json({"name": report.name, "verdicts": [vars(each) for each in report.verdicts]})
     else:

@@ -123,7 +123,7 @@ class Subject:
             **changed,
         }
         trainer = Trainer(tiny_model(seed), TrainingArguments(**fields), train_dataset=_text(), callbacks=callbacks)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             trainer.train(resume_from_checkpoint=resume or None)
         return trainer
 
