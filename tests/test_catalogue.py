@@ -288,7 +288,7 @@ def _with_large_matrices() -> Any:
 def test_embeddings_keep_32_bits(name: str) -> None:
     model = _with_large_matrices()
     optimizer = anyoptim.get_optimizer(name, model)
-    roles = {route.parameter: route.role for route in anyoptim.plan(name, model).routing.routes}  # type: ignore[union-attr]
+    roles = {route.parameter: route.role for route in anyoptim.plan(name, model).routing.routes}  # type: ignore[union-attr]  # there is a model
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
@@ -422,7 +422,7 @@ def test_defaults_that_are_no_plain_values() -> None:
     assert "clip_lambda" not in planned.keywords
     json.dumps(planned.to_dict())
     planned = anyoptim.plan(name, llama(), clip_lambda=lambda step: step)
-    assert planned.keywords["clip_lambda"](5) == 5  # type: ignore[operator]
+    assert planned.keywords["clip_lambda"](5) == 5  # type: ignore[operator]  # the function above
     with pytest.raises(anyoptim.OptimArgsError, match="cannot be given as text"):
         anyoptim.plan(name, llama(), optim_args="clip_lambda=sqrt")
 

@@ -136,7 +136,7 @@ class Elsewhere(Good):
 class CannotBeWritten(Good):
     """Its default is not of the type it says."""
 
-    def __init__(self, params: Any, lr: float = 0.1, mode: int = "fast") -> None:  # type: ignore[assignment]
+    def __init__(self, params: Any, lr: float = 0.1, mode: int = "fast") -> None:  # type: ignore[assignment]  # the promise that is broken
         super().__init__(params, lr=lr)
 
 

@@ -32,10 +32,12 @@ def pytorch_optimizer() -> Found:
 
 def timm() -> Found:
     # its __init__ imports torchvision
-    for name, path in (("timm", list(find_spec("timm").submodule_search_locations)), ("timm.models", [])):  # type: ignore[union-attr,arg-type]
-        module = types.ModuleType(name)
+    found = find_spec("timm")
+    assert found is not None
+    for name, path in (("timm", list(found.submodule_search_locations or ())), ("timm.models", [])):
+        module: Any = types.ModuleType(name)
         module.__path__ = path
-        module.group_parameters = None  # type: ignore[attr-defined]
+        module.group_parameters = None
         sys.modules[name] = module
     factory = importlib.import_module("timm.optim._optim_factory")
     for name, info in factory.default_registry._optimizers.items():
@@ -91,7 +93,7 @@ SOURCES: dict[str, tuple[str, Callable[[], Found]]] = {
 }
 
 
-def index(module: str) -> dict[str, object]:
+def index(module: str) -> dict[str, Any]:
     package, find = SOURCES[module]
     optimizers = {}
     for name, constructor, defaults in sorted(find(), key=lambda each: each[0]):
@@ -133,7 +135,7 @@ def text(module: str) -> str:
     found = index(module)
     lines = [f' "{key}": {json.dumps(found[key])},' for key in ("package", "version")]
     entries = []
-    for name, entry in found["optimizers"].items():  # type: ignore[attr-defined]  # made above
+    for name, entry in found["optimizers"].items():
         rows = ",\n".join(f"    {json.dumps(row)}" for row in entry["hyperparameters"])
         entries.append(
             f'  "{name}": {{\n   "class": {json.dumps(entry["class"])},\n   "hyperparameters": [\n{rows}\n   ]\n  }}'

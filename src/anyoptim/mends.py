@@ -123,9 +123,8 @@ def _plain(value: Any, package: str) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (list, tuple)):
-        return [_plain(each, package) for each in value] if isinstance(value, list) else tuple(
-            _plain(each, package) for each in value
-        )  # fmt: skip
+        plain = [_plain(each, package) for each in value]
+        return plain if isinstance(value, list) else tuple(plain)  # a torch.Size, too
     if type(value).__module__.partition(".")[0] == package:
         path = f"{type(value).__module__}:{type(value).__qualname__}"
         return {f"{_OBJECT}{path}": _plain(vars(value), package)}

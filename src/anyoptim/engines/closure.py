@@ -35,7 +35,7 @@ class WithClosure(Facade):
         finally:
             self.closure = before
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Let the inner optimizer step.
 
         Args:

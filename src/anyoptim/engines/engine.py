@@ -26,7 +26,7 @@ class Engine(Optimizer):
     """A key that only the upstream package's state dict has, and that package's name."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Update every parameter that has a gradient.
 
         Args:

@@ -78,7 +78,7 @@ class FusedBackward(Facade):
         self.attach()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Update what still holds a gradient: nothing, after a backward pass that updated.
 
         Ends the effect of :meth:`clip_grad_norm`.

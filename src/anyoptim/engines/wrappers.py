@@ -50,7 +50,7 @@ class Lookahead(_Wrapper):
         self.k, self.alpha = k, alpha
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Take a fast step, and a slow one when it is time.
 
         Args:
@@ -91,7 +91,7 @@ class OrthoGrad(_Wrapper):
         self.eps = eps
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Project every gradient, then let the inner optimizer step.
 
         Args:
@@ -127,7 +127,7 @@ class Cautious(_Wrapper):
         self.eps = eps
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Let the inner optimizer step, and take back what goes against the gradient.
 
         Args:
@@ -205,7 +205,7 @@ class ScheduleFree(_Wrapper):
                     parameter.lerp_(z, 1 - self.momentum if to_training else 1 - 1 / self.momentum)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Let the inner optimizer step z by the gradient at y, and move the average.
 
         Args:
@@ -255,7 +255,7 @@ class SAM(_Wrapper):
         self.rho, self.adaptive = rho, adaptive
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Climb, evaluate, come back, and let the inner optimizer step.
 
         Args:

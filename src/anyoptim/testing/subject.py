@@ -31,10 +31,14 @@ class Subject:
     Args:
         name: as in ``optim=``; a wrapper is checked around ``adamw_torch``.
         fields: fields of TrainingArguments that it needs, such as ``optim_args``.
+
+    Attributes:
+        kept: what several checks look at, such as one run of the Trainer.
     """
 
     name: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    kept: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if optimizer_info(self.name).is_wrapper:
