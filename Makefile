@@ -67,7 +67,7 @@ format: .venv/installed
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --upgrade pip
 	.venv-$*/bin/python -m pip install --quiet $(TORCH)
-	.venv-$*/bin/python -m pip install --quiet --constraint constraints-$*.txt --editable '.[demo,apollo,galore,grokadamw,lomo]' pytest pytest-xdist hypothesis
+	.venv-$*/bin/python -m pip install --quiet --constraint constraints-$*.txt --editable '.[compare,apollo,galore,grokadamw,lomo]' pytest pytest-xdist hypothesis
 	touch $@
 
 clean:

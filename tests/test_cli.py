@@ -35,7 +35,7 @@ def test_list() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_info_in_this_process(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from anyoptim.cli.app import info
+    from anyoptim.cli.info import info_command as info
 
     info(name)
     assert name in capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_list_and_info_load_neither_torch_nor_transformers(words: list[str]) -> 
     ("missing", "words", "install"),
     [
         ("transformers", ["plan", "sgd", "--model", "tiny-llama"], "pip install 'anyoptim[transformers]'"),
-        ("matplotlib", ["demo", "--optim", "sgd"], "pip install 'anyoptim[demo]'"),
+        ("matplotlib", ["demo", "--optim", "sgd"], "pip install 'anyoptim[compare]'"),
     ],
 )
 def test_a_missing_package_is_one_line_before_anything_runs(missing: str, words: list[str], install: str) -> None:

@@ -9,19 +9,23 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from anyoptim import packages
+from anyoptim.cli.output import AsJson
 from anyoptim.errors import MissingPackageError
 from anyoptim.registry import optimizer_info
 from anyoptim.text import format_bytes
 
 if TYPE_CHECKING:
     from anyoptim.integrations.race import Run
+
+EXAMPLES = ("anyoptim demo --steps 2 --optim adalomo --optim apollo_mini --output out",)
 
 BASELINE = "adamw_torch"
 GUIDE = (
@@ -52,6 +56,18 @@ GUIDE = (
 """The names that the demo trains: those of the guide of transformers, and the engines of our own."""
 
 
+def demo_command(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each optimizer.")] = 120,
+    optim: Annotated[
+        list[str] | None, typer.Option(help="A name to train; repeat it. Default: the guide's names.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for losses.png and results.json.")] = Path("demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Train a small Llama on Python's own source with each optimizer, through the real Trainer."""
+    run_demo(optim or GUIDE, steps=steps, output=output, as_json=as_json)
+
+
 def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -> None:
     """Train with each name, print a table, and write ``losses.png`` and ``results.json``.
 
@@ -73,7 +89,7 @@ def run_demo(names: Sequence[str], *, steps: int, output: Path, as_json: bool) -
     with console.status("importing torch and transformers"):
         packages.need_transformers("anyoptim demo")
         packages.load(
-            "matplotlib", needed_by="anyoptim demo", package="matplotlib", install="pip install 'anyoptim[demo]'"
+            "matplotlib", needed_by="anyoptim demo", package="matplotlib", install="pip install 'anyoptim[compare]'"
         )
         from anyoptim.cli.plot import plot_losses
         from anyoptim.integrations.models import load_config

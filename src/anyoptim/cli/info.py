@@ -1,0 +1,98 @@
+"""``anyoptim info``: what one name means."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from anyoptim.cli.list import spec_summary
+from anyoptim.cli.output import AsJson, Name, print_json, print_rich
+from anyoptim.overrides import GROUP_OPTIONS
+from anyoptim.registry import optimizer_info
+from anyoptim.spec import REQUIRED, Hyperparameter, OptimizerSpec
+from anyoptim.text import plain
+from anyoptim.values import type_name
+
+EXAMPLES = ("anyoptim info apollo_adamw", "anyoptim info 'lookahead(lion)'", "anyoptim info timm/lamb --json")
+
+
+def info_command(name: Name, as_json: AsJson = False) -> None:
+    """Show what a name means: hyperparameters, implementations, paper, licence."""
+    spec = optimizer_info(name)
+    if as_json:
+        return print_json(spec_details(spec))
+    print_rich(Text.assemble((spec.name, "bold"), f": {spec.summary}"))
+    facts = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    facts.add_row("aliases", ", ".join(spec.aliases) or "-")
+    facts.add_row("paper", spec.paper or "-")
+    if spec.usual_lr:
+        facts.add_row("usual lr", f"{spec.usual_lr[0]:g} to {spec.usual_lr[1]:g}")
+    facts.add_row("traits", ", ".join(_traits(spec)) or "-")
+    for implementation in spec.implementations:
+        licence = implementation.licence or "licence not stated"
+        state = "installed" if implementation.installed else f"not installed: {implementation.pip_install}"
+        default = ", the default" if implementation is spec.default else ""
+        facts.add_row(
+            implementation.name,
+            f"{implementation.class_path} of {implementation.package} ({licence}), {state}{default}",
+        )
+    for limit, reason in sorted(spec.default.limits.items()):
+        facts.add_row("limit", f"{limit}: {reason}")
+    if spec.default.unusable:
+        facts.add_row("limit", f"cannot train here: {spec.default.unusable}")
+    if spec.is_wrapper:
+        facts.add_row("use it as", f"{spec.name}(adamw_torch), around any other name; its arguments as below")
+    print_rich(facts)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("optim_args", "type", "default", "meaning"):
+        table.add_column(column, no_wrap=column != "meaning")
+    options = GROUP_OPTIONS.values() if spec.default.takes_groups and not spec.is_wrapper else ()
+    prefix = f"{spec.name}_" if spec.is_wrapper else ""
+    for each in (*spec.hyperparameters, *options):
+        table.add_row(f"{prefix}{each.name}", type_name(each.type), str(plain(each.default)), _meaning(each))
+    print_rich(table)
+
+
+def _traits(spec: OptimizerSpec) -> list[str]:
+    return [name for name, value in vars(spec.traits).items() if value is True]
+
+
+def _meaning(hyperparameter: Hyperparameter) -> str:
+    parts = [hyperparameter.help, str(hyperparameter.within or "")]
+    if hyperparameter.scope == "target":
+        parts.append("target modules only")
+    return "; ".join(part for part in parts if part)
+
+
+def spec_details(spec: OptimizerSpec) -> dict[str, object]:
+    """Return all that a spec says, as plain values."""
+    return {
+        **spec_summary(spec),
+        "paper": spec.paper,
+        "usual_lr": spec.usual_lr,
+        "traits": _traits(spec),
+        "implementations": [
+            {
+                "name": each.name,
+                "class": each.class_path,
+                "package": each.package,
+                "licence": each.licence,
+                "installed": each.installed,
+                "install": each.pip_install,
+                "limits": dict(each.limits),
+            }
+            for each in spec.implementations
+        ],
+        "hyperparameters": [
+            {
+                "name": each.name,
+                "type": type_name(each.type),
+                "default": None if each.default is REQUIRED else plain(each.default),
+                "required": each.default is REQUIRED,
+                "range": str(each.within or ""),
+                "scope": each.scope,
+                "help": each.help,
+            }
+            for each in spec.hyperparameters
+        ],
+    }

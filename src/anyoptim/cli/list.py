@@ -1,0 +1,53 @@
+"""``anyoptim list``: the names, with package, licence and summary."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from anyoptim.cli.output import AsJson, print_json, print_rich
+from anyoptim.errors import OptimError
+from anyoptim.registry import list_optimizers, listed
+from anyoptim.spec import OptimizerSpec
+
+EXAMPLES = ("anyoptim list '*lion*'", "anyoptim list --package timm --installed", "anyoptim list --commercial --json")
+
+
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Wildcards, such as 'schedule_free*'.")] = "*",
+    package: Annotated[str | None, typer.Option(help="Only what this pip package backs.")] = None,
+    installed: Annotated[bool, typer.Option("--installed", help="Only what is installed here.")] = False,
+    commercial: Annotated[bool, typer.Option("--commercial", help="Only what may be used commercially.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the registered optimizers."""
+    names = list_optimizers(pattern, package=package, installed=installed or None, commercial=commercial or None)
+    specs = [listed(name) for name in names]
+    if as_json:
+        return print_json([spec_summary(spec) for spec in specs])
+    if not specs:
+        origin = f" in package {package!r}" if package else ""
+        raise OptimError(f"No optimizer matches {pattern!r}{origin}; `anyoptim list` shows every name.")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("name", "package", "licence", "summary"):
+        table.add_column(column, no_wrap=column != "summary")
+    for spec in specs:
+        missing = "" if spec.installed else " (not installed)"
+        table.add_row(
+            spec.name, spec.package + missing, spec.licence, spec.summary, style="" if spec.installed else "dim"
+        )
+    print_rich(table)
+
+
+def spec_summary(spec: OptimizerSpec) -> dict[str, object]:
+    """Return what a list says of a name, as plain values."""
+    return {
+        "name": spec.name,
+        "aliases": list(spec.aliases),
+        "package": spec.package,
+        "licence": spec.licence,
+        "installed": spec.installed,
+        "summary": spec.summary,
+    }

@@ -1,0 +1,30 @@
+"""How every command answers: JSON or rich text on stdout, and the options that all of them share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console, RenderableType
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Name = Annotated[str, typer.Argument(help="An optimizer's name, alias or class path module:Class.")]
+Model = Annotated[str, typer.Option(help="A config.json, a folder with one, or a preset such as tiny-llama.")]
+
+WIDE = 160
+"""Columns of what is piped, so that nothing is cut."""
+
+
+def print_json(value: object) -> None:
+    """Write JSON to stdout, in colour nowhere."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_rich(value: RenderableType) -> None:
+    """Write to stdout; piped output is wide and has no colours."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    console.print(value)
