@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,17 +26,85 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import anyoptim
+from anyoptim.integrations.models import load_config, make_model
 
-SIZES = {
-    "60M": (512, 1376, 8, 8, 128),
-    "130M": (768, 2048, 12, 12, 192),
-    "350M": (1024, 2736, 24, 16, 256),
-    "1B": (2048, 5461, 24, 32, 512),
-    "7B": (4096, 11008, 32, 32, 256),
-}
-"""Hidden and intermediate size, layers, heads; rank."""
+SIZES = {"60m": 128, "130m": 192, "350m": 256, "1b": 512, "7b": 256}
+"""The presets of the papers' Llamas; rank of APOLLO."""
 MEASURED = ("adamw_torch", "apollo_mini", "adalomo", "lomo")
-MB, GB = 1e6, 1e9
+MB, GB, GIB = 1e6, 1e9, 2**30
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number of a paper.
+
+    Args:
+        source: the paper and its table.
+        name: the optimizer.
+        size: the preset.
+        rank: of its projections; ``None``: it has none.
+        value: as printed.
+        weights: whether the weights are part of it.
+        matrices_only: whether embeddings, head and norms are left out of the state.
+        unit: bytes that 1 stands for.
+        follows: whether it is what the paper's own formula (APOLLO, table 1) gives for the model.
+    """
+
+    source: str
+    name: str
+    size: str
+    rank: int | None
+    value: float
+    weights: bool
+    matrices_only: bool
+    unit: float
+    follows: bool = True
+
+
+def _table(
+    source: str, name: str, *, ranks: dict[str, int | None], values: str, matrices_only: bool = False
+) -> list[Published]:
+    """Rows of the papers' tables of weights and state together, in GiB."""
+    return [
+        Published(source, name, size, rank, float(value), True, matrices_only, GIB)
+        for (size, rank), value in zip(ranks.items(), values.split(), strict=True)
+    ]
+
+
+_GALORE, _APOLLO = "GaLore (arXiv 2403.03507), table 2", "APOLLO (arXiv 2412.05270), table 2"
+_NONE: dict[str, int | None] = {"60m": None, "130m": None, "350m": None, "1b": None}
+PUBLISHED = [
+    *_table(_GALORE, "adamw_torch", ranks=_NONE, values="0.36 0.76 2.06 7.80"),
+    *_table(
+        _GALORE, "galore_adamw", ranks={"60m": 128, "130m": 256, "350m": 256, "1b": 512}, values="0.24 0.52 1.22 4.38"
+    ),
+    *_table(
+        _APOLLO, "apollo_adamw", ranks={"60m": 128, "130m": 192, "350m": 256, "1b": 512}, values="0.24 0.52 1.22 4.38"
+    ),
+    Published(_APOLLO, "apollo_adamw", "60m", 64, 0.18, True, False, GIB, follows=False),
+    Published(_APOLLO, "apollo_adamw", "130m", 96, 0.39, True, False, GIB, follows=False),
+    Published(_APOLLO, "apollo_adamw", "350m", 128, 0.95, True, False, GIB, follows=False),
+    Published(_APOLLO, "apollo_adamw", "1b", 256, 3.49, True, False, GIB),
+    *_table(_APOLLO, "apollo_mini", ranks=_NONE, values="0.12 0.25 0.69 2.60", matrices_only=True),
+    Published("APOLLO, table 3", "adamw_8bit", "7b", None, 13, False, True, GB),
+    Published("APOLLO, table 3", "galore_adamw_8bit", "7b", 1024, 4.9, False, True, GB),
+    Published("APOLLO, table 3", "apollo_adamw", "7b", 256, 1.6, False, True, GB),
+    Published("APOLLO, table 3", "apollo_mini", "7b", None, 0.0, False, True, GB),
+    Published("APOLLO, table 4", "adamw_torch", "350m", None, 1.37, False, False, GIB),
+    Published("APOLLO, table 4", "apollo_adamw", "350m", 256, 0.34, False, True, GIB, follows=False),
+    Published("APOLLO, table 4", "apollo_mini", "350m", None, 0.0, False, True, GIB),
+]
+
+
+def predicted(row: Published) -> int:
+    """Return the bytes that the plan finds for what a paper gives a number for."""
+    model = llama(row.size)
+    weights = size_of(model) if row.weights else 0
+    if row.matrices_only:
+        only_matrices(model)
+    state = state_bytes(row.name, model, row.rank)
+    assert state is not None
+    return weights + state
 
 
 def main(
@@ -46,6 +115,7 @@ def main(
         print(peak(one) / MB)
         return
     console = Console(width=120)
+    console.print(published())
     console.print(whole_models())
     console.print(target_matrices())
     console.print(peaks())
@@ -58,16 +128,42 @@ def whole_models() -> Table:
     models = {size: llama(size) for size in SIZES}
     for size, model in models.items():
         table.add_column(f"{size} ({sum(each.numel() for each in model.parameters()) / 1e6:,.0f}M)", justify="right")
-    for name in anyoptim.list_optimizers():
-        table.add_row(name, *(gigabytes(state_bytes(name, model, SIZES[size][-1])) for size, model in models.items()))
+    for name in anyoptim.list_optimizers(installed=True):
+        if "/" in name or anyoptim.optimizer_info(name).is_wrapper:
+            continue
+        try:
+            found = [gigabytes(state_bytes(name, model, SIZES[size])) for size, model in models.items()]
+        except anyoptim.UnsupportedError:
+            continue  # needs another device
+        table.add_row(name, *found)
     return table
+
+
+def published() -> Table:
+    """The papers' numbers beside the plan's."""
+    table = Table(
+        title="published and predicted; G as the papers count it: GiB in tables 2 and 4, 1e9 bytes in table 3"
+    )
+    for column in ("source", "optimizer", "size", "rank", "published", "predicted", "difference"):
+        table.add_column(column, justify="right" if column in ("published", "predicted", "difference") else "left")
+    for row in PUBLISHED:
+        found = predicted(row) / row.unit
+        difference = f"{found / row.value - 1:+.0%}" if row.value else "-"
+        rank = "-" if row.rank is None else str(row.rank)
+        table.add_row(row.source, row.name, row.size, rank, f"{row.value}", f"{found:.2f}", difference)
+    return table
+
+
+def only_matrices(model: nn.Module) -> None:
+    """Train the attention and MLP matrices alone."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("attn" in name or "mlp" in name)
 
 
 def target_matrices() -> Table:
     """State of the 7B's attention and MLP matrices alone, as the papers count it."""
-    model = llama("7B")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("attn" in name or "mlp" in name)
+    model = llama("7b")
+    only_matrices(model)
     matrices = [each for each in model.parameters() if each.requires_grad]
     count = sum(each.numel() for each in matrices)
     both_sides = sum(4 * sum(each.shape) for each in matrices)
@@ -82,31 +178,22 @@ def target_matrices() -> Table:
     for column in ("optimizer", "GB", "bytes", "expected"):
         table.add_column(column, justify="right" if column in ("GB", "bytes") else "left")
     for name, source in expected.items():
-        found = state_bytes(name, model, SIZES["7B"][-1])
+        found = state_bytes(name, model, SIZES["7b"])
         table.add_row(name, gigabytes(found), "-" if found is None else f"{found:,}", source)
     return table
 
 
-def state_bytes(name: str, model: nn.Module, rank: int) -> int | None:
+def state_bytes(name: str, model: nn.Module, rank: int | None) -> int | None:
     """Return the state bytes of a plan; low-rank names get the attention and MLP matrices as targets."""
     spec = anyoptim.optimizer_info(name)
     settings: dict[str, Any] = {"optim_target_modules": ["attn", "mlp"]} if spec.traits.names_targets else {}
-    if name == "apollo_adamw":
+    if rank is not None and any(each.name == "rank" for each in spec.hyperparameters) and name != "apollo_mini":
         settings["rank"] = rank
     return anyoptim.plan(name, model, lr=1e-3, **settings).state_bytes
 
 
 def llama(size: str) -> nn.Module:
-    hidden, intermediate, layers, heads, _ = SIZES[size]
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-    )
-    with torch.device("meta"):
-        return LlamaForCausalLM(config).to(torch.bfloat16)
+    return make_model(load_config(f"llama-{size}"), device="meta", dtype=torch.bfloat16)
 
 
 def gigabytes(count: int | None) -> str:

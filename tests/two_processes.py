@@ -27,6 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import anyoptim
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.memory import local_bytes, measured_state_bytes
 
 Weights = dict[str, torch.Tensor]
 Row = dict[str, Any]
@@ -47,7 +48,8 @@ MODES: dict[str, dict[str, Any]] = {
     "zero2": {"deepspeed": {**ZERO, "zero_optimization": {"stage": 2}}},
     "zero3": {"deepspeed": {**ZERO, "zero_optimization": {"stage": 3}}},
 }
-
+HOW = {"ddp": "ddp", "fsdp": "fsdp2", "fsdp-sharded": "fsdp2", "zero2": "zero2", "zero3": "zero3"}
+"""The modes as the plan calls them."""
 
 WRAPPED = (
     "lookahead(adamw_torch)",
@@ -116,6 +118,15 @@ class Case:
             **({} if self.alone else MODES[mode]),
         }
 
+    def predict(self) -> Row:
+        """What the plan says of the memory of each of two processes."""
+        fields = {key: value for key, value in self.fields.items() if key not in MODES[self.mode]}
+        try:
+            planned = anyoptim.plan(self.name, toys.llama() if self.in_fp32 else toys.llama().double(), fields)
+            return planned.footprint(2, HOW[self.mode]).to_dict()
+        except anyoptim.UnsupportedError as error:
+            return {"error": str(error)}
+
     def run(self, *, resume: bool = False) -> tuple[Trainer, Watch]:
         model = toys.llama() if self.in_fp32 else toys.llama().double()
         saving = {} if self.alone or self.in_fp32 else {"save_strategy": "steps", "save_steps": SAVED}
@@ -167,8 +178,14 @@ def compare(case: Case, expected: Weights, row: Row) -> None:
     row["difference"] = distance(weights, expected)
     row["sharded"] = all(watch.sharded)
     row["freed"] = all(watch.freed) if isinstance(optimizer, FusedBackward) else None
+    row["memory"] = {
+        "weights": sum(map(local_bytes, trainer.model.parameters())),
+        "state": measured_state_bytes(optimizer.optimizer if case.in_fp32 else optimizer),
+    }
     if case.in_fp32:
         row["ran"] = type(optimizer.optimizer).__name__  # inside DeepSpeed's own
+        groups = optimizer.optimizer.param_groups
+        row["memory"]["master_weights"] = sum(each.nbytes for group in groups for each in group["params"])
         return
     resumed, _ = case.run(resume=True)
     row["resume"] = distance(whole_weights(resumed), weights)
@@ -207,6 +224,8 @@ def main(folder: Path, mode: str) -> None:
     if "RANK" not in os.environ:
         found = {case: whole_weights(Case(case, mode, folder).run()[0]) for case in cases()}
         torch.save(found, expected)
+        predicted = {case: Case(case, mode, folder).predict() for case in cases()}
+        (folder / f"{mode}-predicted.json").write_text(json.dumps(predicted))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
         subprocess.run([*command, str(folder), mode], check=True, timeout=1500)
         return

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from anyoptim.groups import GroupDict
     from anyoptim.planning import Plan
+    from anyoptim.spec import Traits
 
-_LARGEST_REAL_STEP = 2 * 2**30
+Shard = Callable[[Tensor], Tensor]
+"""Takes a parameter's stand-in and returns what one process holds of it."""
+
+_fake_tensor_log = logging.getLogger("torch._subclasses.fake_tensor")
+
+_FEW = 2
+_SMALL_STEP = 2**28
+_LARGEST_REAL_STEP = 2**30
 
 
 @dataclass(frozen=True)
@@ -33,78 +49,148 @@ class StateMemory:
     method: str
 
 
-def state_memory(plan: Plan) -> StateMemory:
+def state_memory(plan: Plan, shard: Shard | None = None) -> StateMemory:
     """Predict the state bytes of a plan by the optimizer's own first step, on tensors without storage.
 
-    A step that asks for the value of a tensor cannot run that way; there, a real step is tried on one
-    parameter of each shape.
+    A step that asks for the value of a tensor, or runs kernels of its own, cannot run that way; there, a real step is
+    tried on two parameters of each shape, dtype, role and group, which stand for all of them. Where these would be
+    large, every value that is asked for is taken as 1 instead.
 
     Args:
         plan: a plan with param groups; its model may be on the meta device.
+        shard: what one of several processes holds of a parameter; all of it if ``None``.
     """
     if not plan.groups:
         return StateMemory(None, "no model")
-    try:
-        # a stranger's step may raise anything under fake tensors: DataDependentOutputException is one of many
-        # compiled kernels would read the memory that a fake tensor has not
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.compiler.set_stance("force_eager"):
-            return StateMemory(measured_state_bytes(_after_one_step(plan, plan.groups)), "first step on fake tensors")
-    except Exception as reason:
-        return _one_step_per_shape(plan, reason) if plan.implementation.takes_groups else _one_real_step(plan, reason)
+    size = sum(each.nbytes for group in _stand_ins(plan, _FEW) for each in group["params"])
+    ways = [_REAL, _TAKING_ONES] if size <= _SMALL_STEP else [_TAKING_ONES, _REAL]
+    reason = ""
+    for way in (_FAKE, *ways):
+        if way is _REAL and size > _LARGEST_REAL_STEP:
+            reason = "the model is too large to try a real step on"
+            continue
+        # what may step parameter by parameter sees no other one
+        all_of_them = way is not _REAL and plan.settings.get("fused_backward") is None
+        most = None if all_of_them or not plan.implementation.takes_groups else _FEW
+        try:
+            with way.context():
+                return StateMemory(_total(plan, _after_one_step(plan, most, shard), most), way.method)
+        except Exception as error:  # a stranger's step may raise anything under fake tensors
+            reason = reason or f"no step could be tried: {str(error).partition(chr(10))[0] or repr(error)}"
+    return StateMemory(None, reason)
 
 
 def measured_state_bytes(optimizer: Optimizer) -> int:
-    """Count the bytes of every tensor an optimizer holds besides parameters, wherever it keeps them."""
-    seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return _bytes_of(optimizer.state, seen) + _bytes_of_groups(optimizer, seen)
+    """Count the bytes of every tensor that this process holds for an optimizer besides parameters, wherever it is."""
+    held = [optimizer.state, _outside_parameters(optimizer)]
+    return _bytes_of(held, _parameters_of(optimizer))
 
 
-def _one_real_step(plan: Plan, reason: Exception) -> StateMemory:
-    """Count after a real step on every parameter, for classes that make groups of their own."""
-    if sum(each.nbytes for group in plan.groups for each in group["params"]) > _LARGEST_REAL_STEP:
-        return StateMemory(None, "the model is too large to try a real step on")
+def local_bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor in this process: of its own piece, where it is sharded."""
+    held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return held.numel() * held.element_size()
+
+
+# ---------------------------------------------------------------- ways to try a step
+
+
+@contextmanager
+def _fake_tensors(*modes: TorchDispatchMode) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.callback(_fake_tensor_log.setLevel, _fake_tensor_log.level)
+        _fake_tensor_log.setLevel(logging.CRITICAL)  # it would tell of each step that it cannot take
+        stack.enter_context(_told_apart())
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        # compiled kernels would read the memory that a fake tensor has not
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for mode in modes:
+            stack.enter_context(mode)
+        yield
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Give fake tensors an address each, by which some packages know parameters."""
+
+    def data_ptr(tensor: Tensor) -> int:
+        return int(tensor.untyped_storage()._cdata) + int(tensor.storage_offset()) * tensor.element_size()
+
+    FakeTensor.data_ptr = data_ptr  # type: ignore[method-assign, assignment]  # undone below
     try:
-        return StateMemory(measured_state_bytes(_after_one_step(plan, plan.groups)), "a real step")
-    except Exception as error:  # see state_memory
-        return StateMemory(None, f"no step could be tried: {error or reason!r}")
+        yield
+    finally:
+        del FakeTensor.data_ptr
 
 
-def _one_step_per_shape(plan: Plan, reason: Exception) -> StateMemory:
-    # two parameters of each shape, dtype and role stand for all of them: what the two share, all share
+class _TakingOnes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    """Answers a step that asks for the value of a fake tensor: 1."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            if func is not torch.ops.aten._local_scalar_dense.default:
+                raise
+            dtype = args[0].dtype
+            return True if dtype is torch.bool else 1.0 if dtype.is_floating_point else 1
+
+
+class _Way(NamedTuple):
+    """A way to try a step, and what a person is told of it."""
+
+    method: str
+    context: Callable[[], AbstractContextManager[None]]
+
+
+_FAKE = _Way("its first step on fake tensors", _fake_tensors)
+_REAL = _Way("a real step per parameter shape", nullcontext)
+_TAKING_ONES = _Way(
+    "its first step on fake tensors, each value that it reads taken as 1",
+    lambda: _fake_tensors(_TakingOnes()),  # type: ignore[no-untyped-call]  # torch's
+)
+
+
+def _kinds(plan: Plan) -> list[list[list[nn.Parameter]]]:
+    """Return the parameters of each group, those of one shape, dtype and role together."""
     roles = {each.parameter: each.role for each in plan.routing.routes} if plan.routing else {}
-    kinds: list[dict[object, list[nn.Parameter]]] = []
+    found = []
     for group in plan.groups:
-        alike: dict[object, list[nn.Parameter]] = {}
+        kinds: dict[object, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            alike.setdefault((parameter.shape, parameter.dtype, roles.get(parameter)), []).append(parameter)
-        kinds.append(alike)
-    reduced: list[GroupDict] = [
-        {**group, "params": [one for each in alike.values() for one in each[:2]]}
-        for group, alike in zip(plan.groups, kinds, strict=True)
+            kinds.setdefault((parameter.shape, parameter.dtype, roles.get(parameter)), []).append(parameter)
+        found.append(list(kinds.values()))
+    return found
+
+
+def _stand_ins(plan: Plan, most: int | None) -> list[GroupDict]:
+    """Return the groups of a plan with at most so many parameters of a kind: what two share, all share."""
+    return [
+        {**group, "params": [one for same in kinds for one in same[:most]]}
+        for group, kinds in zip(plan.groups, _kinds(plan), strict=True)
     ]
-    largest = max((each.nbytes for group in reduced for each in group["params"]), default=0)
-    if largest > _LARGEST_REAL_STEP:
-        return StateMemory(None, "a parameter is too large to try a real step on")
-    try:
-        optimizer = _after_one_step(plan, reduced)
-        seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        total = _bytes_of_groups(optimizer, seen)
-        for held, alike in zip(optimizer.param_groups, kinds, strict=True):
-            stand_ins = iter(held["params"])
-            for same in alike.values():
-                bytes_each = 0
-                for _ in same[:2]:
-                    counted = list(_tensors(optimizer.state.get(next(stand_ins)), seen))
-                    bytes_each = sum(tensor.numel() * tensor.element_size() for tensor in counted)
-                    total += bytes_each
-                total += max(len(same) - 2, 0) * bytes_each
-    except Exception as error:  # see state_memory
-        return StateMemory(None, f"no step could be tried: {error or reason!r}")
-    return StateMemory(total, "a real step per parameter shape")
 
 
-def _after_one_step(plan: Plan, groups: Sequence[GroupDict]) -> Optimizer:
-    """Build a plan's optimizer on stand-ins for the parameters of ``groups``, and let it step once.
+def _total(plan: Plan, optimizer: Optimizer, most: int | None) -> int:
+    """Count the state of all parameters, from that of at most so many of a kind."""
+    if most is None:
+        return measured_state_bytes(optimizer)
+    seen = _parameters_of(optimizer)
+    outside = _outside_parameters(optimizer)
+    total = _bytes_of(outside, seen)
+    for group, kinds in zip(optimizer.param_groups, _kinds(plan), strict=True):
+        held = iter(group["params"])
+        for same in kinds:
+            each = 0
+            for _ in same[:most]:
+                each = _bytes_of(optimizer.state.get(next(held)), seen)
+                total += each
+            total += (len(same) - len(same[:most])) * each
+    return total
+
+
+def _after_one_step(plan: Plan, most: int | None, shard: Shard | None) -> Optimizer:
+    """Build a plan's optimizer on stand-ins for at most so many parameters of a kind, and let it step once.
 
     On the CPU whatever the default device, and without drawing from the random numbers of a run. What a
     package warns of at its first step, it says in training.
@@ -114,31 +200,37 @@ def _after_one_step(plan: Plan, groups: Sequence[GroupDict]) -> Optimizer:
         stands_for: dict[Tensor, Tensor] = {}
 
         def stand_in(parameter: Tensor) -> nn.Parameter:
-            made = nn.Parameter(torch.ones(parameter.shape, dtype=parameter.dtype))
+            whole = torch.ones(parameter.shape, dtype=parameter.dtype)
+            made = nn.Parameter(whole if shard is None else shard(whole))
             stands_for[made] = parameter
             return made
 
         stand_ins: list[GroupDict] = [
-            {**group, "params": [stand_in(each) for each in group["params"]]} for group in groups
+            {**group, "params": [stand_in(each) for each in group["params"]]} for group in _stand_ins(plan, most)
         ]
         takes_groups = plan.implementation.takes_groups
         optimizer = plan.assemble(stand_ins if takes_groups else _module_of(plan, stands_for), stands_for)
-
-        def gradients() -> float:
-            if plan.spec.traits.second_order:
-                loss = torch.stack([(each * each).sum() for each in stands_for]).sum()
-                torch.autograd.backward(loss, create_graph=True)
-                return 1.0
-            for each in stands_for:
-                each.grad = torch.ones_like(each)
-            return 1.0
-
-        gradients()
-        train = getattr(optimizer, "train", None)
-        if callable(train):  # schedule-free optimizers refuse to step in eval mode
-            train()
-        optimizer.step(gradients) if plan.spec.traits.needs_closure else optimizer.step()
+        take_one_step(optimizer, stands_for, plan.spec.traits)
     return optimizer
+
+
+def take_one_step(optimizer: Optimizer, parameters: Iterable[Tensor], traits: Traits) -> None:
+    """Let an optimizer step once on gradients of ones, with what its traits say that it needs."""
+
+    def gradients() -> float:
+        if traits.second_order:
+            loss = torch.stack([(each * each).sum() for each in parameters]).sum()
+            torch.autograd.backward(loss, create_graph=True)
+            return 1.0
+        for each in parameters:
+            each.grad = torch.ones_like(each)
+        return 1.0
+
+    gradients()
+    train = getattr(optimizer, "train", None)
+    if callable(train):  # schedule-free optimizers refuse to step in eval mode
+        train()
+    optimizer.step(gradients) if traits.needs_closure else optimizer.step()
 
 
 def _module_of(plan: Plan, stands_for: Mapping[Tensor, Tensor]) -> nn.Module:
@@ -157,13 +249,25 @@ def _module_of(plan: Plan, stands_for: Mapping[Tensor, Tensor]) -> nn.Module:
     return root
 
 
-def _bytes_of_groups(optimizer: Optimizer, seen: set[int]) -> int:
-    return _bytes_of([{**group, "params": None} for group in optimizer.param_groups], seen)
+# ---------------------------------------------------------------- counting
+
+
+def _parameters_of(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _outside_parameters(optimizer: Optimizer) -> list[object]:
+    """Return what an optimizer keeps in its groups, and in its state under keys that are no parameters."""
+    parameters = _parameters_of(optimizer)
+    return [
+        *({**group, "params": None} for group in optimizer.param_groups),
+        *(value for key, value in optimizer.state.items() if id(key) not in parameters),
+    ]
 
 
 def _bytes_of(held: object, seen: set[int]) -> int:
-    # a copy: the id of a temporary may come back as another object's
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(held, set(seen)))
+    """Count what is not yet in ``seen``, by id: ``held`` has to live as long as ``seen``."""
+    return sum(map(local_bytes, _tensors(held, seen)))
 
 
 def _tensors(value: object, seen: set[int]) -> Iterator[Tensor]:

@@ -21,6 +21,7 @@ from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import MEMBER, CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
+from anyoptim.footprint import Footprint, footprint
 from anyoptim.groups import GroupDict, make_groups
 from anyoptim.memory import StateMemory, state_memory
 from anyoptim.records import stamp
@@ -56,6 +57,7 @@ class Plan:
         groups: the param groups; empty without a model.
         advice: one sentence for each setting that takes no or an unexpected effect.
         model: the model, or ``None``.
+        fields: the TrainingArguments, or what stands for them.
     """
 
     spec: OptimizerSpec
@@ -64,6 +66,7 @@ class Plan:
     groups: tuple[GroupDict, ...]
     advice: tuple[str, ...]
     model: nn.Module | None
+    fields: Fields
 
     @property
     def implementation(self) -> Implementation:
@@ -89,6 +92,22 @@ class Plan:
     def state_bytes(self) -> int | None:
         """Bytes of optimizer state after the first step, before anything is built; ``None`` if unknown."""
         return self.memory.total
+
+    def footprint(self, ranks: int = 1, sharding: str = "fsdp2") -> Footprint:
+        """Predict what the fullest of several processes holds: weights, gradients and optimizer state.
+
+        Args:
+            ranks: processes; one shards nothing.
+            sharding: ``"ddp"``, ``"fsdp2"``, ``"zero1"``, ``"zero2"`` or ``"zero3"``.
+
+        Raises:
+            OptimError: see :func:`anyoptim.footprint.footprint`.
+        """
+        return footprint(self, ranks, sharding)
+
+    def instead(self, name: str) -> Plan:
+        """Plan another optimizer for the same model and TrainingArguments, with nothing of this one's own."""
+        return plan(name, self.model, self.fields.args, optim_args=None, optim_target_modules=None)
 
     def build(self) -> Optimizer:
         """Build the optimizer, giving each piece of advice as a ``UserWarning``.
@@ -144,7 +163,24 @@ class Plan:
             return WithClosure(optimizer)
         if not self.settings.get("fused_backward"):
             return optimizer
-        return FusedBackward(optimizer, waiting=[name for name, each in self._members() if each.waits_for_step])
+        return FusedBackward(optimizer, waiting=self._waiting)
+
+    @property
+    def _waiting(self) -> list[str]:
+        """The optimizers inside that cannot update in the backward pass."""
+        return [name for name, each in self._members() if each.waits_for_step]
+
+    @property
+    def keeps_gradients_of(self) -> frozenset[str]:
+        """The names of what waits for ``step()`` although the backward pass updates the rest."""
+        if self.spec.fallback is None or self.routing is None:
+            return frozenset()
+        waiting = self._waiting
+        return frozenset(
+            each.name
+            for each in self.routing.routes
+            if (self.spec.target_optimizer if each.is_target else self.spec.fallback.name) in waiting
+        )
 
     @property
     def _warmup_is_a_ratio(self) -> bool:
@@ -307,7 +343,7 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
             groups = make_groups(routing, spec, settings)
     refuse(spec, settings, fields, routing)
     advice = tuple(advise(spec, settings, fields, routing, config))
-    return Plan(spec, settings, routing, tuple(groups), advice, model)
+    return Plan(spec, settings, routing, tuple(groups), advice, model, fields)
 
 
 def get_optimizer(name: str, model: nn.Module, args: object = None, **overrides: object) -> Optimizer:

@@ -34,13 +34,13 @@ class Fields:
     """
 
     def __init__(self, args: object | None) -> None:
-        self._args = args
+        self.args = args
 
     def get(self, name: str, default: object = None) -> object:
         """Return a field, or ``default`` where it is absent."""
-        if isinstance(self._args, Mapping):
-            return self._args.get(name, default)
-        return getattr(self._args, name, default)
+        if isinstance(self.args, Mapping):
+            return self.args.get(name, default)
+        return getattr(self.args, name, default)
 
     def number(self, name: str) -> float | None:
         """Return a numeric field, or ``None`` where it is absent or no number."""

@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from anyoptim.routing import Route
 
 
-def plan_table(plan: Plan) -> RenderableType:
-    """Return a plan as rich tables: what is built, its hyperparameters, its groups, its advice."""
+BESIDE = "adamw_torch"
+"""Whose memory stands beside a plan's."""
+
+
+def plan_table(plan: Plan, ranks: int = 1, sharding: str = "fsdp2") -> RenderableType:
+    """Return a plan as rich tables: what is built, its hyperparameters, its groups, its memory, its advice.
+
+    Args:
+        plan: the plan.
+        ranks: processes that the memory is for; see ``Plan.footprint``.
+        sharding: how they share it.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -52,24 +62,57 @@ def plan_table(plan: Plan) -> RenderableType:
         # a column in which every row is the same says nothing
         shown = [title for title in _OPTIONAL if len({row[title] for row in rows}) > 1 or title == "weight decay"]
         for title in shown:
-            number = title in ("lr", "weight decay")
+            number = title in ("lr", "weight decay", "rank")
             groups.add_column(title.replace(" ", "\n"), justify="right" if number else "left", overflow="fold")
         for row in rows:
             groups.add_row(*(row[title] for title in ("names", "tensors", "elements", "role", *shown)))
         parts.append(groups)
-        trained = sum(route.place.numel for route in plan.routing.routes)
-        state = Text(f"{trained:,} trainable elements; optimizer state {format_bytes(plan.state_bytes)}")
-        if plan.state_bytes is not None and trained:
-            state.append(f", {plan.state_bytes / trained:.3g} bytes per element")
-        state.append(f" ({plan.memory.method})", style="dim")
-        parts.append(state)
+        parts.append(_memory_table(plan, ranks, sharding))
     for sentence in plan.advice:
         parts.append(Text(f"advice: {sentence}.", style="yellow"))
     return Group(*parts)
 
 
-def plan_dict(plan: Plan) -> dict[str, object]:
-    """Return a plan as plain values that JSON can hold."""
+def _memory_table(plan: Plan, ranks: int, sharding: str) -> RenderableType:
+    """Return what a plan's training holds, beside AdamW's."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    assert plan.routing is not None
+    title = f"memory of each of {ranks} ranks under {sharding}" if ranks > 1 or sharding != "fsdp2" else "memory"
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    table.add_column("")
+    found = [plan.footprint(ranks, sharding)]
+    if plan.spec.name != BESIDE:
+        found.append(plan.instead(BESIDE).footprint(ranks, sharding))
+    for name in (plan.spec.name, BESIDE)[: len(found)]:
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = ["weights", "gradients", "state", "total"]
+    if found[0].master_weights:
+        shown.insert(1, "master_weights")
+    for row in shown:
+        table.add_row(_MEMORY[row], *(format_bytes(getattr(each, row)) for each in found))
+    trained = sum(route.place.numel for route in plan.routing.routes)
+    notes = [f"{trained:,} trainable elements"]
+    if plan.state_bytes is not None and trained:
+        notes.append(f"{plan.state_bytes / trained:.3g} bytes of state for each")
+    notes += [f"state by {found[0].state_from}", f"gradients of {found[0].gradients_of}", "without activations"]
+    return Group(table, Text("; ".join(notes), style="dim"))
+
+
+_MEMORY = {
+    "weights": "weights",
+    "master_weights": "weights in fp32",
+    "gradients": "gradients",
+    "state": "optimizer state",
+    "total": "together",
+}
+
+
+def plan_dict(plan: Plan, ranks: int = 1, sharding: str = "fsdp2") -> dict[str, object]:
+    """Return a plan as plain values that JSON can hold; arguments as of ``plan_table``."""
+    has_model = plan.routing is not None
     return {
         "name": plan.spec.name,
         "implementation": plan.implementation.name,
@@ -98,11 +141,19 @@ def plan_dict(plan: Plan) -> dict[str, object]:
         ],
         "state_bytes": plan.state_bytes,
         "state_bytes_from": plan.memory.method,
+        "memory": {
+            "ranks": ranks,
+            "sharding": sharding if ranks > 1 else None,
+            **{
+                each.spec.name: each.footprint(ranks, sharding).to_dict()
+                for each in ((plan, plan.instead(BESIDE)) if has_model else ())
+            },
+        },
         "advice": list(plan.advice),
     }
 
 
-_OPTIONAL = ("optimizer", "lr", "weight decay", "target by", "set by")
+_OPTIONAL = ("optimizer", "lr", "weight decay", "rank", "target by", "set by")
 
 
 def _parameter_rows(plan: Plan) -> Iterator[dict[str, str]]:
@@ -114,8 +165,9 @@ def _parameter_rows(plan: Plan) -> Iterator[dict[str, str]]:
         group = group_of[id(route.parameter)]
         member = str(group.get(MEMBER, plan.spec.target_optimizer))
         decay = _number(group.get("weight_decay"))
-        kinds.setdefault((str(route.role), member, decay, route.rule, _set_by(route)), []).append(route)
-    for (role, member, decay, rule, set_by), routes in kinds.items():
+        rank = str(group.get("rank", "full"))
+        kinds.setdefault((str(route.role), member, decay, rank, route.rule, _set_by(route)), []).append(route)
+    for (role, member, decay, rank, rule, set_by), routes in kinds.items():
         by_name = {route.name: route for route in routes}
         rate = plan.settings.get("lr" if member == plan.spec.target_optimizer else "fallback_lr")
         for text, names in collapse(list(by_name)):
@@ -128,6 +180,7 @@ def _parameter_rows(plan: Plan) -> Iterator[dict[str, str]]:
                 "optimizer": member,
                 "lr": " … ".join(dict.fromkeys(map(_number, (rates[0], rates[-1])))),
                 "weight decay": decay,
+                "rank": rank,
                 "target by": rule,
                 "set by": set_by,
             }

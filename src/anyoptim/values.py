@@ -221,12 +221,16 @@ def _read_sequence(case: _Case) -> object:
     return tuple(converted) if kind is tuple else converted
 
 
+_SHORT_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+
+
 def _read_dtype(case: _Case) -> object:
     import torch
 
     found: object = case.value
     if isinstance(found, str):
-        found = getattr(torch, _unquoted(found).removeprefix("torch."), None)
+        name = _unquoted(found).removeprefix("torch.")
+        found = getattr(torch, _SHORT_DTYPES.get(name, name), None)
     if not isinstance(found, torch.dtype):
         raise case.problem
     return found

@@ -25,11 +25,15 @@ def plan_command(
     lr: Annotated[float | None, typer.Option(help="TrainingArguments' learning_rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="TrainingArguments' weight_decay.")] = None,
     dtype: Annotated[str, typer.Option(help="dtype of the weights.")] = "float32",
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that share the memory.")] = 1,
+    sharding: Annotated[str, typer.Option(help="How they share it: ddp, fsdp2, zero1, zero2 or zero3.")] = "fsdp2",
     as_json: AsJson = False,
 ) -> None:
     """Show what would be built for a model, and its memory, without building it."""
+    from anyoptim.footprint import sharding as sharding_of
     from anyoptim.integrations.models import load_config, make_model
     from anyoptim.planning import plan
+    from anyoptim.table import plan_dict, plan_table
     from anyoptim.values import convert
 
     spec = optimizer_info(name)
@@ -39,10 +43,14 @@ def plan_command(
     if isinstance(targets, list) and len(targets) == 1:
         targets = targets[0]
     args = {
+        **dict(sharding_of(sharding).fields if ranks > 1 else ()),
         "learning_rate": lr,
         "weight_decay": weight_decay,
         "optim_args": optim_args,
         "optim_target_modules": targets,
     }
     planned = plan(name, on_meta, args)
-    print_json(planned.to_dict()) if as_json else print_rich(planned)
+    if as_json:
+        print_json(plan_dict(planned, ranks, sharding))
+    else:
+        print_rich(plan_table(planned, ranks, sharding))

@@ -1,0 +1,220 @@
+"""What training holds, predicted before it is allocated: against measured bytes, and against the papers' tables."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toys import NAMES, llama, needs_of
+
+import anyoptim
+from anyoptim.footprint import SHARDINGS
+from anyoptim.integrations.models import load_config, make_model
+from anyoptim.memory import _TAKING_ONES, StateMemory, measured_state_bytes, state_memory
+from anyoptim.testing.subject import Subject, batch, tiny_model
+
+ROOT = Path(__file__).parents[1]
+MATRIX: dict[str, Any] = json.loads((ROOT / "docs" / "matrix.json").read_text())["names"]
+
+
+def benchmark() -> Any:
+    """The script that holds the papers' tables."""
+    spec = importlib.util.spec_from_file_location("memory_benchmark", ROOT / "benchmarks" / "memory.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+PAPERS = benchmark()
+
+
+def most_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The most bytes of gradients that are there at once in a step."""
+    most = 0
+
+    def look(_: torch.Tensor) -> None:
+        nonlocal most
+        most = max(most, sum(each.grad.nbytes for each in model.parameters() if each.grad is not None))
+
+    hooks = [each.register_hook(look) for each in model.parameters()]
+    for _ in range(2):
+        model(input_ids=batch(0), labels=batch(0)).loss.backward()
+        look(torch.empty(0))
+        optimizer.step()
+        optimizer.zero_grad()
+    for each in hooks:
+        each.remove()
+    return most
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "apollo_mini", "muon", "schedule_free_adamw"])
+def test_without_fused_backward_all_gradients_are_there(name: str) -> None:
+    model = llama()
+    planned = anyoptim.plan(name, model, needs_of(name))
+    found = planned.footprint()
+    optimizer = planned.build()
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    assert found.gradients == most_gradients(model, optimizer)
+    assert found.gradients_of == "all parameters"
+    assert found.weights == sum(each.nbytes for each in model.parameters())
+    assert found.state == measured_state_bytes(optimizer)
+    assert found.total == found.weights + found.gradients + (found.state or 0)
+
+
+@pytest.mark.parametrize("name", ["adalomo", "lomo", "adamw_torch", "galore_adamw_layerwise"])
+def test_with_fused_backward_no_more_than_a_layer_is_there(name: str) -> None:
+    model = llama()
+    fields = needs_of(name)
+    texts = [fields["optim_args"], None if anyoptim.optimizer_info(name).fused_backward else "fused_backward=true"]
+    planned = anyoptim.plan(name, model, {**fields, "optim_args": ",".join(filter(None, texts)), "max_grad_norm": 0})
+    found = planned.footprint()
+    assert found.gradients_of == "the largest layer"
+    layers = [*model.model.layers, model.model.embed_tokens, nn.ModuleList([model.lm_head, model.model.norm])]
+    assert found.gradients == max(sum(each.nbytes for each in layer.parameters()) for layer in layers)
+    assert most_gradients(model, planned.build()) <= found.gradients
+
+
+def test_gradients_that_wait_are_counted() -> None:
+    model = llama()
+    fused = {"optim_args": "fused_backward=true,fallback_lr=1e-3", "max_grad_norm": 0}
+    planned = anyoptim.plan("muon+grokadamw", model, fused)
+    waiting = [each for each in planned.routing.routes if not each.is_target]
+    layer = sum(each.nbytes for each in model.model.layers[0].parameters() if each.dim() == 2)
+    assert planned.footprint().gradients == layer + sum(each.parameter.nbytes for each in waiting)
+
+
+def test_what_keeps_all_gradients_in_spite_of_fused_backward() -> None:
+    model = llama()
+    whole = sum(each.nbytes for each in model.parameters())
+    assert anyoptim.plan("adalomo", model).footprint(2, "ddp").gradients == whole
+    assert anyoptim.plan("adalomo", model, {"gradient_accumulation_steps": 2}).footprint().gradients == whole
+
+
+def test_frozen_parameters_weigh_but_have_no_gradients() -> None:
+    model = llama()
+    model.model.embed_tokens.requires_grad_(False)
+    found = anyoptim.plan("adamw_torch", model).footprint()
+    assert found.weights - found.gradients == model.model.embed_tokens.weight.nbytes
+
+
+def test_ranks_share() -> None:
+    model = make_model(load_config("llama-60m"), device="meta", dtype=torch.bfloat16)
+    planned = anyoptim.plan("adamw_torch", model)
+    alone, halves = planned.footprint(), planned.footprint(2)
+    steps = 4 * len(list(model.parameters()))
+    assert (halves.weights, halves.gradients) == (alone.weights // 2, alone.gradients // 2)
+    assert halves.state is not None and alone.state is not None
+    assert halves.state - steps == (alone.state - steps) // 2
+    count = alone.weights // 2
+    for how, weights, gradients in (("zero1", 2, 2), ("zero2", 2, 1), ("zero3", 1, 1)):
+        found = planned.footprint(2, how)
+        assert (found.weights, found.gradients) == (weights * count, gradients * count)
+        assert found.master_weights == 2 * count
+        assert found.state is not None and 0 <= found.state - 4 * count < 100
+
+
+def test_what_cannot_be_shared_is_one_sentence() -> None:
+    model = llama()
+    with pytest.raises(anyoptim.OptimError, match="Did you mean 'fsdp2'"):
+        anyoptim.plan("sgd", model).footprint(2, "fsdp")
+    with pytest.raises(anyoptim.OptimError, match="ranks=0 must be 1 or more"):
+        anyoptim.plan("sgd", model).footprint(0)
+    with pytest.raises(anyoptim.UnsupportedError, match="flat pieces"):
+        anyoptim.plan("apollo_mini", model, needs_of("apollo_mini")).footprint(2, "zero3")
+    with pytest.raises(anyoptim.OptimError, match="planned without a model"):
+        anyoptim.plan("sgd", None).footprint()
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        with pytest.raises(anyoptim.UnsupportedError, match=r"before torch\.distributed is set up"):
+            anyoptim.plan("sgd", model).footprint(2)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_planning_over_ranks_leaves_no_process_group() -> None:
+    anyoptim.plan("sgd", llama()).footprint(4)
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("how", SHARDINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_and_sharding_has_an_answer(name: str, how: str) -> None:
+    planned = anyoptim.plan(name, llama(), needs_of(name))
+    flat = anyoptim.optimizer_info(name).traits.flat_pieces
+    if SHARDINGS[how].flat and not flat:
+        with pytest.raises(anyoptim.UnsupportedError):
+            planned.footprint(3, how)
+    elif planned.implementation.shards or not SHARDINGS[how].weights:
+        assert planned.footprint(3, how).total
+
+
+# ---------------------------------------------------------------- large models
+
+
+def reads_values(name: str) -> bool:
+    return name in MATRIX and "a real step" in MATRIX[name]["checks"]["memory"][1]
+
+
+@pytest.mark.parametrize("name", [name for name in anyoptim.list_optimizers(installed=True) if reads_values(name)])
+def test_taking_ones_for_values_finds_what_a_real_step_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = Subject(name).plan(tiny_model())
+    real = state_memory(planned)
+    if "a real step" not in real.method:
+        return  # this version of the package needs none
+    monkeypatch.setattr("anyoptim.memory._SMALL_STEP", -1)
+    monkeypatch.setattr("anyoptim.memory._LARGEST_REAL_STEP", -1)
+    guessed = state_memory(planned)
+    assert real.total is not None
+    if guessed.total is None:  # kernels of its own, or shapes that depend on values: a large model is not answered
+        assert guessed == StateMemory(None, "the model is too large to try a real step on")
+    else:
+        assert abs(guessed.total - real.total) <= 8  # an estimate that starts as a number or as a tensor
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "apollo_adamw", "stable_adamw", "muon", "soap", "adamw_8bit"])
+def test_a_70b_is_planned_in_less_than_a_gigabyte(name: str) -> None:
+    program = (
+        "import json, resource, sys\n"
+        "from anyoptim.cli.app import main\n"
+        f"sys.argv = ['anyoptim', 'plan', {name!r}, '--model', 'llama-70b', '--dtype', 'bf16', '--json']\n"
+        "main_error = None\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["memory"][name]["state"] > 2**30
+    assert int(done.stderr.split()[-1]) * 1024 < 1e9
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the unit above is kB, as on Linux
+
+
+# ---------------------------------------------------------------- the papers
+
+
+@pytest.mark.parametrize("row", PAPERS.PUBLISHED, ids=lambda row: f"{row.name}-{row.size}-{row.rank}-{row.source}")
+def test_published_tables_come_out(row: Any) -> None:
+    found = PAPERS.predicted(row) / row.unit
+    # the papers give two digits, and their 60M and 1B models are 10% and 4% larger than the published configurations
+    assert (abs(found - row.value) <= max(0.051, 0.105 * row.value)) == row.follows, (found, row)
+
+
+@pytest.mark.parametrize("rank", [64, 256])
+def test_apollo_holds_what_its_paper_says(rank: int) -> None:
+    """APOLLO, table 1: 2 n r of a matrix of m x n with m <= n, beside a few numbers."""
+    model = PAPERS.llama("350m")
+    PAPERS.only_matrices(model)
+    matrices = [each for each in model.parameters() if each.requires_grad]
+    formula = sum(2 * max(each.shape) * rank * each.element_size() for each in matrices)
+    found = PAPERS.state_bytes("apollo_adamw", model, rank)
+    assert 0 <= found - formula <= 64 * len(matrices)
