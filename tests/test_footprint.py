@@ -18,7 +18,7 @@ from toys import NAMES, llama, needs_of
 import anyoptim
 from anyoptim.footprint import SHARDINGS
 from anyoptim.integrations.models import load_config, make_model
-from anyoptim.memory import _TAKING_ONES, StateMemory, measured_state_bytes, state_memory
+from anyoptim.memory import StateMemory, measured_state_bytes, state_memory
 from anyoptim.testing.subject import Subject, batch, tiny_model
 
 ROOT = Path(__file__).parents[1]

@@ -30,7 +30,7 @@ class Sharding:
     Args:
         weights: the weights.
         gradients: the gradients.
-        flat: optimizer state and fp32 weights are flat pieces, as DeepSpeed's; else it is the state of sharded parameters.
+        flat: optimizer state and fp32 weights are flat pieces, as DeepSpeed makes them.
         reduces_late: every gradient is kept until all are reduced.
         fields: what TrainingArguments says of it.
     """
@@ -148,11 +148,13 @@ def _gradients(plan: Plan, ranks: int, spread: Sharding) -> tuple[int, str]:
         if each.name not in waiting:
             number = numbers.get(each.name, 0)
             layers[number] = layers.get(number, 0) + sizes[each.name]
-    return kept + max(layers.values(), default=0), "the largest layer"
+    if not layers:
+        return kept, "all parameters"
+    return kept + max(layers.values()), "the largest layer"
 
 
 def _piece(parameter: Tensor, ranks: int) -> int:
-    """Return the bytes of the largest of ``ranks`` pieces of a parameter, cut along its first dimension as FSDP2 does."""
+    """Return the bytes of the largest of ``ranks`` pieces of a parameter, cut along its rows as FSDP2 does."""
     if ranks == 1 or parameter.dim() == 0:
         return local_bytes(parameter)
     rows = math.ceil(parameter.shape[0] / ranks)

@@ -32,8 +32,10 @@ Shard = Callable[[Tensor], Tensor]
 _fake_tensor_log = logging.getLogger("torch._subclasses.fake_tensor")
 
 _FEW = 2
+_COUNTERS = 64
+"""Bytes of step counts and the like, which the parameters of a group may share."""
 _SMALL_STEP = 2**28
-_LARGEST_REAL_STEP = 2**30
+_LARGEST_REAL_STEP = 2**29
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def state_memory(plan: Plan, shard: Shard | None = None) -> StateMemory:
     """Predict the state bytes of a plan by the optimizer's own first step, on tensors without storage.
 
     A step that asks for the value of a tensor, or runs kernels of its own, cannot run that way; there, a real step is
-    tried on two parameters of each shape, dtype, role and group, which stand for all of them. Where these would be
-    large, every value that is asked for is taken as 1 instead.
+    tried, or, where its tensors would be large, every value that is asked for is taken as 1. Two parameters of each
+    shape, dtype, role and group stand for all of them, unless an optimizer keeps its state otherwise.
 
     Args:
         plan: a plan with param groups; its model may be on the meta device.
@@ -69,12 +71,9 @@ def state_memory(plan: Plan, shard: Shard | None = None) -> StateMemory:
         if way is _REAL and size > _LARGEST_REAL_STEP:
             reason = "the model is too large to try a real step on"
             continue
-        # what may step parameter by parameter sees no other one
-        all_of_them = way is not _REAL and plan.settings.get("fused_backward") is None
-        most = None if all_of_them or not plan.implementation.takes_groups else _FEW
         try:
             with way.context():
-                return StateMemory(_total(plan, _after_one_step(plan, most, shard), most), way.method)
+                return StateMemory(_bytes_after_one_step(plan, shard), way.method)
         except Exception as error:  # a stranger's step may raise anything under fake tensors
             reason = reason or f"no step could be tried: {str(error).partition(chr(10))[0] or repr(error)}"
     return StateMemory(None, reason)
@@ -171,22 +170,33 @@ def _stand_ins(plan: Plan, most: int | None) -> list[GroupDict]:
     ]
 
 
-def _total(plan: Plan, optimizer: Optimizer, most: int | None) -> int:
-    """Count the state of all parameters, from that of at most so many of a kind."""
-    if most is None:
-        return measured_state_bytes(optimizer)
+def _bytes_after_one_step(plan: Plan, shard: Shard | None) -> int:
+    """Count the state of all parameters, from that of a few of each kind where it is kept by parameter."""
+    if plan.implementation.takes_groups:
+        found = _from_few(plan, _after_one_step(plan, _FEW, shard))
+        if found is not None:
+            return found
+    return measured_state_bytes(_after_one_step(plan, None, shard))
+
+
+def _from_few(plan: Plan, optimizer: Optimizer) -> int | None:
+    """Count the state of all parameters from that of a few of each kind; ``None`` if it is not kept by parameter."""
     seen = _parameters_of(optimizer)
     outside = _outside_parameters(optimizer)
     total = _bytes_of(outside, seen)
+    if total > _COUNTERS * len(seen) or len(optimizer.param_groups) != len(plan.groups):
+        return None
+    holders = 0
     for group, kinds in zip(optimizer.param_groups, _kinds(plan), strict=True):
         held = iter(group["params"])
         for same in kinds:
-            each = 0
-            for _ in same[:most]:
-                each = _bytes_of(optimizer.state.get(next(held)), seen)
-                total += each
-            total += (len(same) - len(same[:most])) * each
-    return total
+            sizes = [_bytes_of(optimizer.state.get(next(held)), seen) for _ in same[:_FEW]]
+            if max(sizes) - min(sizes) > _COUNTERS:
+                return None
+            holders += sum(map(bool, sizes))
+            total += sum(sizes) + (len(same) - len(sizes)) * sizes[-1]
+    # one that flattens all parameters keeps everything under the first
+    return None if holders == 1 and len(seen) > 1 else total
 
 
 def _after_one_step(plan: Plan, most: int | None, shard: Shard | None) -> Optimizer:

@@ -173,13 +173,11 @@ class Plan:
     @property
     def keeps_gradients_of(self) -> frozenset[str]:
         """The names of what waits for ``step()`` although the backward pass updates the rest."""
-        if self.spec.fallback is None or self.routing is None:
-            return frozenset()
-        waiting = self._waiting
+        waiting, fallback = self._waiting, self.spec.fallback
         return frozenset(
             each.name
-            for each in self.routing.routes
-            if (self.spec.target_optimizer if each.is_target else self.spec.fallback.name) in waiting
+            for each in (self.routing.routes if self.routing else ())
+            if (self.spec.target_optimizer if each.is_target or fallback is None else fallback.name) in waiting
         )
 
     @property

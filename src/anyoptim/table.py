@@ -95,9 +95,12 @@ def _memory_table(plan: Plan, ranks: int, sharding: str) -> RenderableType:
         table.add_row(_MEMORY[row], *(format_bytes(getattr(each, row)) for each in found))
     trained = sum(route.place.numel for route in plan.routing.routes)
     notes = [f"{trained:,} trainable elements"]
-    if plan.state_bytes is not None and trained:
-        notes.append(f"{plan.state_bytes / trained:.3g} bytes of state for each")
+    if ranks == 1 and found[0].state is not None:
+        notes.append(f"{found[0].state / trained:.3g} bytes of state for each")
     notes += [f"state by {found[0].state_from}", f"gradients of {found[0].gradients_of}", "without activations"]
+    later = plan.implementation.limits.get("memory", "")
+    if later:
+        notes.append(later.partition(" (")[0])
     return Group(table, Text("; ".join(notes), style="dim"))
 
 

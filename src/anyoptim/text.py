@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+
+from anyoptim.errors import OptimError
 
 
 def format_bytes(count: int | None) -> str:
@@ -15,6 +18,25 @@ def format_bytes(count: int | None) -> str:
             return f"{size:.3g} {unit}" if unit != "B" else f"{count} B"
         size /= 1024
     return f"{size:.3g} TiB"
+
+
+_UNITS = {"": 1, "b": 1} | {
+    f"{letter}{rest}": base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for rest, base in (("", 1024), ("ib", 1024), ("b", 1000))
+}
+
+
+def read_bytes(text: str) -> int:
+    """Read a number of bytes as a person writes it: ``24GiB``, ``24G`` (the same), ``24GB`` (24e9), ``1024``.
+
+    Raises:
+        OptimError: it is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text, flags=re.ASCII)
+    if found is None or found[2].lower() not in _UNITS:
+        raise OptimError(f"{text!r} is no amount of memory; write it as 24GiB or 80GB.")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
 def plain(value: object) -> object:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.text import Text
 
 import anyoptim
-from anyoptim.cli import check, demo, info, list, plan
+from anyoptim.cli import check, demo, info, list, plan, recommend
 from anyoptim.errors import OptimError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ def _add(name: str, module: ModuleType, command: Callable[..., None], **settings
 _add("list", list, list.list_command)
 _add("info", info, info.info_command)
 _add("plan", plan, plan.plan_command)
+_add("recommend", recommend, recommend.recommend_command)
 _add("check", check, check.check_command)
 _add("demo", demo, demo.demo_command)
 

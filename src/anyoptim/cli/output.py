@@ -13,6 +13,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Name = Annotated[str, typer.Argument(help="An optimizer's name, alias or class path module:Class.")]
 Model = Annotated[str, typer.Option(help="A config.json, a folder with one, or a preset such as tiny-llama.")]
 
+Dtype = Annotated[str, typer.Option(help="dtype of the weights.")]
+Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the memory.")]
+Sharding = Annotated[str, typer.Option(help="How they share it: ddp, fsdp2, zero1, zero2 or zero3.")]
+
 WIDE = 160
 """Columns of what is piped, so that nothing is cut."""
 

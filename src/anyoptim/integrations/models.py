@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.packages import need_transformers
+from anyoptim.values import convert
 
 _LLAMA = {"vocab_size": 256, "max_position_embeddings": 512, "tie_word_embeddings": False}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -83,9 +85,11 @@ def make_model(config: Any, *, device: str = "cpu", dtype: torch.dtype | None = 
     name = next(iter(getattr(config, "architectures", None) or ()), "")
     architecture = getattr(transformers, name, None)
     before = torch.get_default_dtype()
+    # drawing random numbers that have no place takes as long as all the rest
+    values = _without_values() if device == "meta" else contextlib.nullcontext()
     try:
         torch.set_default_dtype(dtype or before)
-        with torch.device(device):
+        with torch.device(device), values:
             if architecture is not None:
                 return architecture(config)
             autos: tuple[Any, ...] = (transformers.AutoModelForCausalLM, transformers.AutoModel)
@@ -95,3 +99,22 @@ def make_model(config: Any, *, device: str = "cpu", dtype: torch.dtype | None = 
     finally:
         torch.set_default_dtype(before)
     raise OptimError(f"transformers {transformers.__version__} has no model for {type(config).__name__}.")
+
+
+def meta_model(source: str, dtype: str) -> Any:
+    """Build a model without storage.
+
+    Args:
+        source: see ``load_config``.
+        dtype: of the weights, as a person writes it.
+    """
+    weights: Any = convert(dtype, "torch.dtype", "--dtype")
+    return make_model(load_config(source), device="meta", dtype=weights)
+
+
+def _without_values() -> Any:
+    try:
+        from transformers.initialization import no_init_weights
+    except ImportError:  # transformers 4
+        from transformers.modeling_utils import no_init_weights  # type: ignore[no-redef, attr-defined]
+    return no_init_weights()

@@ -1,0 +1,91 @@
+"""What fits is found by the plan, and what is to be pasted builds it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from test_cli import anyoptim as command
+from transformers import TrainingArguments
+
+import anyoptim
+from anyoptim.integrations.models import load_config, make_model, meta_model
+from anyoptim.recommending import recommend
+from anyoptim.suggestions import suited_arguments, usual_rates
+from anyoptim.text import format_bytes, read_bytes
+
+NAMED = [name for name in anyoptim.list_optimizers(installed=True) if "/" not in name]
+
+
+def test_only_what_fits_sorted_with_fused_backward_where_it_helps() -> None:
+    model = meta_model("llama-60m", "bf16")
+    weights = sum(each.nbytes for each in model.parameters())
+    found = recommend(model, int(3.5 * weights), ["adamw_torch", "sgd", "lomo", "adam", "grokadamw", "muon"])
+    totals = [each.footprint.total for each in found]
+    assert totals == sorted(totals)
+    assert all(total is not None and total <= 3.5 * weights for total in totals)
+    assert {each.name for each in found} == {"sgd", "lomo", "muon"} | {"adamw_torch", "adam"}
+    fused = {each.name for each in found if "fused_backward" in str(each.arguments.get("optim_args"))}
+    assert fused == {"adamw_torch", "adam"}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_line_to_paste_is_valid_and_plans_what_it_says(name: str) -> None:
+    model = make_model(load_config("tiny-llama"), device="meta")
+    for each in recommend(model, 2**40, [] if anyoptim.optimizer_info(name).is_wrapper else [name]):
+        with anyoptim.enable():
+            args: Any = eval(
+                f"TrainingArguments(output_dir='out', use_cpu=True, {each.line})",
+                {"TrainingArguments": TrainingArguments},
+            )
+            planned = anyoptim.plan(name, model, args)
+        assert planned.footprint() == each.footprint
+        assert not [one for one in planned.advice if "far " in one]
+
+
+def test_a_suggested_rate_is_a_usual_one() -> None:
+    for name in NAMED:
+        spec = anyoptim.optimizer_info(name)
+        low, middle, high = usual_rates(spec)
+        assert low <= middle <= high
+        assert suited_arguments(name, learning_rate=high)["learning_rate"] == high
+
+
+def test_ranks_make_more_fit() -> None:
+    model = meta_model("llama-60m", "bf16")
+    weights = sum(each.nbytes for each in model.parameters())
+    names = ["adamw_torch", "apollo_adamw", "adafactor"]
+    assert not recommend(model, weights // 2, names)
+    # adafactor cannot be sharded
+    assert [each.name for each in recommend(model, weights, names, ranks=8)] == ["apollo_adamw", "adamw_torch"]
+
+
+def test_the_command() -> None:
+    words = ["recommend", "--model", "tiny-llama", "--memory", "7MiB"]
+    answer = json.loads(command(*words, "--json", "--top", "0"))
+    assert {"lomo", "adalomo"} <= {each["name"] for each in answer}
+    assert all(each["memory"]["total"] <= 7 * 2**20 for each in answer)
+    text = command(*words, "--top", "2")
+    assert "adamw_torch does not fit" in text
+    assert 'optim="lomo"' in text
+    assert "more; --top 0 shows all" in text
+    assert "take more ranks" in command("recommend", "--model", "tiny-llama", "--memory", "1MB", code=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("24GiB", 24 * 2**30), ("24g", 24 * 2**30), ("80 GB", 80 * 10**9), ("1.5k", 1536), ("7", 7)]
+)
+def test_amounts_of_memory(text: str, count: int) -> None:
+    assert read_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GB", "24 apples", "-1G", "1..5G", "\N{ARABIC-INDIC DIGIT TWO}G"])
+def test_no_amounts_of_memory(text: str) -> None:
+    with pytest.raises(anyoptim.OptimError, match="is no amount of memory"):
+        read_bytes(text)
+
+
+@pytest.mark.parametrize("count", [0, 1023, 1024, 5 * 2**20, 3 * 2**40])
+def test_written_and_read_again(count: int) -> None:
+    assert read_bytes(format_bytes(count)) == pytest.approx(count, rel=0.01)
