@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.text import Text
 
 import anyoptim
-from anyoptim.cli import check, demo, info, list, plan, recommend
+from anyoptim.cli import check, demo, info, list, plan, recommend, run
 from anyoptim.errors import OptimError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ _add("list", list, list.list_command)
 _add("info", info, info.info_command)
 _add("plan", plan, plan.plan_command)
 _add("recommend", recommend, recommend.recommend_command)
+_add("run", run, run.run_command, context_settings=run.SETTINGS)
 _add("check", check, check.check_command)
 _add("demo", demo, demo.demo_command)
 
@@ -71,4 +72,10 @@ def main() -> None:
         if _debug:
             raise
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        raise SystemExit(1) from None
+    except Exception as error:
+        if _debug:
+            raise
+        what = Text.assemble(("error: ", "bold red"), f"{type(error).__name__}: {error} (--debug shows where)")
+        Console(stderr=True).print(what, soft_wrap=True)
         raise SystemExit(1) from None

@@ -13,12 +13,15 @@ These things of transformers and accelerate are changed, and put back by ``disab
   itself for optimizers of second order;
 - ``Accelerator.prepare`` leaves no state of parameters that FSDP2 has replaced (torch's Adagrad makes
   its state in the constructor, and no checkpoint could be saved);
+- ``HfArgumentParser`` takes every name for ``--optim``, pairs, wrappers and class paths too, and answers an unknown one
+  with the closest, not with a list of all;
 - ``Trainer.training_step`` is repeated for optimizers that evaluate the loss again: ``closures.py``;
 - saving and resuming: ``checkpoints.py``; logs and model cards: ``reports.py``.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -27,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyoptim import registry
 from anyoptim.engines.fused_backward import FusedBackward
-from anyoptim.errors import UnknownOptimizerError, UnsupportedError
+from anyoptim.errors import OptimError, UnknownOptimizerError, UnsupportedError
 from anyoptim.integrations.patching import replace
 from anyoptim.packages import need_transformers
 from anyoptim.planning import Plan, plan
@@ -76,6 +79,7 @@ def enable() -> Enabled:
     undo = ExitStack()
     try:
         _extend_names(undo)
+        _wrap_parser(undo)
         _wrap_trainer(undo)
         _wrap_accelerator(undo)
         wrap_checkpoints(undo)
@@ -162,6 +166,35 @@ def _remove_member(names: Any, member: Any) -> None:
     if hasattr(names, "_hashable_values_"):
         names._hashable_values_.remove(member._value_)
     delattr(names, member._name_)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def _wrap_parser(undo: ExitStack) -> None:
+    from transformers import HfArgumentParser
+
+    init = HfArgumentParser.__init__
+
+    @functools.wraps(init)
+    def init_with_every_name(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        for action in self._actions:
+            if "--optim" in action.option_strings and action.choices:
+                action.type = functools.partial(_optim_of_text, choices=tuple(action.choices))
+                action.choices = None
+                action.metavar = "NAME"
+
+    replace(undo, HfArgumentParser, "__init__", init_with_every_name)
+
+
+def _optim_of_text(text: str, choices: tuple[object, ...]) -> str:
+    if text not in choices:
+        try:
+            registry.optimizer_info(text)
+        except OptimError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 # ---------------------------------------------------------------- Trainer
