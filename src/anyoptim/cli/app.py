@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.text import Text
 
 import anyoptim
-from anyoptim.cli import check, demo, info, list, plan, recommend, run
+from anyoptim.cli import check, demo, doctor, info, list, plan, recommend, run
 from anyoptim.errors import OptimError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ _add("plan", plan, plan.plan_command)
 _add("recommend", recommend, recommend.recommend_command)
 _add("run", run, run.run_command, context_settings=run.SETTINGS)
 _add("check", check, check.check_command)
+_add("doctor", doctor, doctor.doctor_command)
 _add("demo", demo, demo.demo_command)
 
 
