@@ -149,8 +149,8 @@ def test_demo(tmp_path: Path) -> None:
     text = anyoptim("demo", "--steps", "3", "--optim", "sgd", "--optim", "adalomo", "--output", str(output))
     assert "adamw_torch" in text  # the baseline joins
     assert "adalomo" in text
-    runs = json.loads((output / "results.json").read_text())
-    assert [run["name"] for run in runs] == ["adamw_torch", "sgd", "adalomo"]
+    runs = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert [run["entry"]["name"] for run in runs] == ["adamw_torch", "sgd", "adalomo"]
     assert all(len(run["losses"]) == 3 for run in runs)
     assert (output / "losses.png").read_bytes().startswith(b"\x89PNG")
 

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausa
 
 import anyoptim
 from anyoptim.cli.demo import GUIDE
-from anyoptim.integrations.stdlib_text import Bytes
+from anyoptim.comparing.stdlib_text import Bytes
 
 _SPECS = [anyoptim.optimizer_info(name) for name in anyoptim.list_optimizers(package="anyoptim")]
 NAMES = sorted({*GUIDE, *(spec.name for spec in _SPECS if not spec.is_wrapper)})

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.text import Text
 
 import anyoptim
-from anyoptim.cli import check, demo, doctor, info, list, plan, recommend, run
+from anyoptim.cli import check, compare, demo, doctor, info, list, plan, recommend, run
 from anyoptim.errors import OptimError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ _add("list", list, list.list_command)
 _add("info", info, info.info_command)
 _add("plan", plan, plan.plan_command)
 _add("recommend", recommend, recommend.recommend_command)
+_add("compare", compare, compare.compare_command)
 _add("run", run, run.run_command, context_settings=run.SETTINGS)
 _add("check", check, check.check_command)
 _add("doctor", doctor, doctor.doctor_command)

@@ -25,7 +25,9 @@ def doctor_command(as_json: AsJson = False) -> None:
         packages = _grid()
         for each in found.packages:
             state = each.version or f"not installed: {each.install}"
-            packages.add_row(each.name, Text(state, style="" if each.version else "dim"), f"{each.names} name{'s'[: each.names > 1]}")
+            packages.add_row(
+                each.name, Text(state, style="" if each.version else "dim"), f"{each.names} name{'s'[: each.names > 1]}"
+            )
         elsewhere = _grid()
         for reason, names in sorted(found.elsewhere.items(), key=lambda item: -len(item[1])):
             shown = ", ".join(names[:3]) + (f", … ({len(names)})" if len(names) > 3 else "")

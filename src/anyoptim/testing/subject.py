@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from anyoptim.integrations.stdlib_text import Bytes
+from anyoptim.comparing.stdlib_text import Bytes
 from anyoptim.planning import Plan, plan
 from anyoptim.registry import optimizer_info
 from anyoptim.spec import REQUIRED, OptimizerSpec
