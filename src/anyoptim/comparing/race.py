@@ -187,7 +187,8 @@ class _Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Keep the training loss and the accuracy; the log at the end of training has neither."""
-        if logs and "eval_accuracy" in logs:
+        last = self.accuracies[-1][0] if self.accuracies else 0
+        if logs and "eval_accuracy" in logs and state.global_step > last:
             self.accuracies.append((int(state.global_step), round(float(logs["eval_accuracy"]), 4)))
         if not logs or "loss" not in logs:
             return

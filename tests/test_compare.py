@@ -1,0 +1,219 @@
+"""A comparison: real runs, kept one by one, and a report that a real browser shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from browser import browser
+from test_cli import anyoptim as command
+
+import anyoptim
+from anyoptim.comparing.race import Entry, Run
+from anyoptim.comparing.results import Results, entries, standings
+from anyoptim.comparing.tasks import TASKS, Sums, load_task
+from anyoptim.suggestions import usual_rates
+
+pytestmark = pytest.mark.trainer
+
+TASK = """
+import torch
+from toys import data, llama
+
+def make():
+    return llama, torch.utils.data.Subset(data(), range(64)), None, torch.utils.data.Subset(data(), range(64, 96))
+
+def three():
+    return llama(), torch.utils.data.Subset(data(), range(64)), None
+
+def wrong():
+    return llama()
+"""
+
+
+def runs_in(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def look_at(page: Path, rows: int) -> str:
+    """Open a report in Chromium, and return its text."""
+    with browser() as looked:
+        looked.page.goto(page.as_uri())
+        assert looked.page.locator("tbody tr").count() == rows
+        widths = looked.page.locator("img").evaluate_all("all => all.map(one => one.naturalWidth)")
+        assert widths and min(widths) > 100
+        assert looked.complaints == []
+        assert {url.partition(":")[0] for url in looked.requests} <= {"file", "data"}
+        assert looked.page.title()
+        return looked.page.inner_text("body")
+
+
+@pytest.mark.slow
+def test_rates_and_seeds_of_a_users_task_with_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mytask.py").write_text(TASK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    words = [
+        "compare",
+        "sgd",
+        "lion",
+        "--task",
+        "mytask:make",
+        "--lr",
+        "1e-3,1e9",
+        "--seeds",
+        "2",
+        "--steps",
+        "3",
+        "--optim-args",
+        "sgd:momentum=0.5",
+    ]
+    text = command(*words, "--output", "out")
+    runs = runs_in(tmp_path / "out")
+    assert len(runs) == 12
+    assert {(run["entry"]["name"], run["entry"]["optim_args"]) for run in runs} == {
+        ("adamw_torch", ""),
+        ("lion", ""),
+        ("sgd", "momentum=0.5"),
+    }
+    failed = [run for run in runs if run["error"]]
+    assert failed and all(run["entry"]["learning_rate"] == 1e9 for run in failed)
+    assert all(len(run["losses"]) == len(run["seconds"]) == 3 for run in runs if not run["error"])
+    assert "1e+09" in text
+    shown = look_at(tmp_path / "out" / "report.html", rows=3)
+    assert "12 runs through the Trainer" in shown and "Runs that ended early" in shown
+    assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in ("losses.png", "rates.png"))
+    # the same again trains nothing
+    began = (tmp_path / "out" / "results.jsonl").stat().st_mtime_ns
+    answer = json.loads(command(*words, "--output", "out", "--json"))
+    assert len(answer) == 12
+    assert (tmp_path / "out" / "results.jsonl").stat().st_mtime_ns == began
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_what_is_there_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    words = ["compare", "sgd", "lion", "--lr", "1e-3,1e-2", "--steps", "25", "--output", str(output)]
+    running = subprocess.Popen([sys.executable, "-m", "anyoptim", *words], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (output / "results.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)  # in the middle of the next one
+    running.send_signal(signal.SIGINT)
+    text, _ = running.communicate(timeout=60)
+    kept = runs_in(output)
+    assert running.returncode == 130
+    assert re.search(rf"Interrupted: {len(kept)} runs are kept, the same command goes on with\s+the other", text)
+    assert 1 <= len(kept) < 6
+    assert (output / "report.html").exists()
+    text = command(*words)
+    assert f"{len(kept)} of them are in" in text
+    assert runs_in(output)[: len(kept)] == kept
+    assert len(runs_in(output)) == 6
+    look_at(output / "report.html", rows=3)
+
+
+@pytest.mark.slow
+def test_modular_addition_measures_the_held_out_accuracy(tmp_path: Path) -> None:
+    command("compare", "grokadamw", "--task", "modular-addition", "--steps", "4", "--output", str(tmp_path))
+    runs = runs_in(tmp_path)
+    assert [[step for step, _ in run["accuracies"]] for run in runs] == [[1, 2, 3, 4]] * 2
+    assert all(0 <= share <= 1 for run in runs for _, share in run["accuracies"])
+    assert (tmp_path / "accuracy.png").exists()
+    assert "held-out accuracy" in look_at(tmp_path / "report.html", rows=2)
+
+
+def test_the_sums_are_right_and_their_accuracy_is_that_of_the_answer() -> None:
+    task = TASKS["modular-addition"]()
+    assert isinstance(task.train, Sums) and isinstance(task.heldout, Sums)
+    tokens = torch.cat([task.train.tokens, task.heldout.tokens])
+    assert len(tokens.unique(dim=0)) == 59 * 59
+    assert torch.equal(tokens[:, 3], (tokens[:, 0] + tokens[:, 1]) % 59)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["no_such"], "No optimizer is called 'no_such'"),
+        (["sgd", "--task", "byte"], "Did you mean 'bytes'"),
+        (["sgd", "--task", "no_such:make"], "cannot be loaded"),
+        (["sgd", "--lr", "fast"], "no list of positive rates"),
+        (["sgd", "--lr", "0"], "no list of positive rates"),
+        (["sgd", "--optim-args", "momentum=1"], "has no optimizer"),
+        (["sgd", "--optim-args", "sgdd:momentum=1"], "Did you mean 'sgd'"),
+    ],
+)
+def test_mistakes_are_said_before_anything_runs(words: list[str], sentence: str, tmp_path: Path) -> None:
+    message = command("compare", *words, "--output", str(tmp_path / "out"), code=1)
+    assert sentence in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_users_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "task_of_mine.py").write_text(TASK)
+    monkeypatch.chdir(tmp_path)
+    task = load_task("task_of_mine:three")
+    assert task.heldout is None
+    first, second = task.model(), task.model()
+    assert first is not second
+    assert load_task("task_of_mine:make").heldout is not None
+    with pytest.raises(anyoptim.OptimError, match="it has to return"):
+        load_task("task_of_mine:wrong")
+
+
+def entry(**changed: Any) -> Entry:
+    return replace(Entry("bytes", "sgd", "", 0.1, 0, 10, 16, {"torch": "1"}), **changed)
+
+
+def run(of: Entry, heldout: float | None, step: float = 1.0, state: int = 0) -> Run:
+    error = "" if heldout is not None else "diverged"
+    return Run(of, "upstream", "torch", (2.0, 1.0), (0.1, 0.2), heldout, (), step, state, error)
+
+
+def test_wanted_runs() -> None:
+    task = TASKS["bytes"]()
+    auto = entries(["sgd", "SGD"], task, rates="auto", seeds=2, steps=3, optim_args={})
+    assert [each.learning_rate for each in auto[::2]] == list(usual_rates(anyoptim.optimizer_info("sgd")))
+    assert [each.seed for each in auto] == [0, 1] * 3
+    (low_rank,) = entries(
+        ["apollo_adamw"], task, rates="high", seeds=1, steps=3, optim_args={"apollo_adamw": "scale=2"}
+    )
+    assert low_rank.optim_args == "scale=2,rank=32"
+
+
+def test_results_survive_a_cut_line_and_tell_settings_apart(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    results = Results(path)
+    results.add(run(entry(), 1.5))
+    results.add(run(entry(seed=1), None))
+    with path.open("a") as file:
+        file.write('{"entry": {"task": "by')
+    again = Results(path)
+    assert again.find(entry()) == run(entry(), 1.5)
+    assert again.find(entry(seed=1)) == run(entry(seed=1), None)
+    for changed in ({"steps": 11}, {"learning_rate": 0.2}, {"versions": {"torch": "2"}}, {"optim_args": "momentum=1"}):
+        assert again.find(entry(**changed)) is None
+
+
+def test_standings_take_the_best_whole_rate() -> None:
+    adamw = [run(entry(name="adamw_torch", seed=seed), 1.0 + seed, step=2.0) for seed in range(2)]
+    sgd = [
+        run(entry(learning_rate=rate, seed=seed), loss)
+        for rate, losses in {0.1: (3.0, 3.5), 1.0: (2.0, 2.5), 10.0: (0.5, None)}.items()
+        for seed, loss in enumerate(losses)
+    ]
+    lost = [run(entry(name="lion"), None)]
+    first, second, third = standings([*lost, *sgd, *adamw], "adamw_torch")
+    assert (first.name, first.heldout) == ("adamw_torch", (1.5, 1.0, 2.0))
+    assert (second.name, second.rate, second.heldout, second.relative_step) == ("sgd", 1.0, (2.25, 2.0, 2.5), 0.5)
+    assert second.by_rate == {0.1: 3.25, 1.0: 2.25}
+    assert (third.name, third.best, len(third.failures)) == ("lion", (), 1)
