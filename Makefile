@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test lint types unit test-compat matrix check-matrix catalogue benchmark format clean
+.PHONY: demo test lint types unit test-compat matrix check-matrix catalogue docs browser benchmark format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
@@ -21,7 +21,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 # with the newest transformers
-unit: .venv/installed
+unit: .venv/installed browser
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
 
 # the tests that run the real Trainer again, on older transformers
@@ -29,6 +29,16 @@ test-compat: $(COMPAT:%=test-compat-%)
 
 test-compat-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest $(PARALLEL) -m trainer $(PYTEST)
+
+# the documentation, into site/; needs no network
+docs: .venv/installed
+	$(BIN)/mkdocs build --quiet --strict
+
+# a Chromium for the tests that look at pages, unless there is one
+browser: .venv/installed
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable \
+	|| (apt-get update && apt-get install --yes --no-install-recommends chromium) \
+	|| $(BIN)/python -m playwright install chromium
 
 # what the installed packages' constructors take, for the catalogue
 catalogue: .venv/installed
@@ -71,4 +81,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* .matrix demo
+	rm -rf .venv .venv-* .matrix demo site

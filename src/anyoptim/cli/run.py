@@ -19,9 +19,9 @@ from anyoptim.errors import OptimError
 from anyoptim.integrations.on_import import enable_in_children, enable_on_import
 
 EXAMPLES = (
-    "anyoptim run train.py --optim soap --output_dir out",
+    "anyoptim run train.py --optim soap --help",
     "anyoptim run trl sft --optim muon --help",
-    "accelerate launch -m anyoptim run train.py --optim soap --output_dir out",
+    "accelerate launch -m anyoptim run train.py --optim soap --help",
 )
 SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": True}
 """What stands behind the script is the script's."""
