@@ -75,8 +75,8 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
 
 
 def test_the_sdist_holds_what_a_packager_needs(built: Path) -> None:
-    names = tarfile.open(next(built.glob("*.tar.gz"))).getnames()
-    inside = {name.partition("/")[2] for name in names}
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
     assert {
         "pyproject.toml",
         "README.md",

@@ -53,24 +53,32 @@ def draw(found: Sequence[Standing], folder: Path, *, baseline: str, unit: str) -
 
     if not whole:
         return []
+    by_accuracy = whole[0].accuracy is not None
+    curves = {each.name: _smooth(each.best[0].losses) for each in whole}
+    # what explodes on its way does not flatten the others
+    first, lowest = max(each[0] for each in curves.values()), min(min(each) for each in curves.values())
+    margin = 0.05 * (first - lowest)
+    of_losses: dict[str, Any] = {
+        "y": unit,
+        "log": (False, by_accuracy),
+        "limits": None if by_accuracy else (lowest - margin, first + margin),
+    }
     rate = "at its best rate" if any(len(each.by_rate) > 1 for each in whole) else "at its rate"
     panels(
         "losses.png",
         f"Training loss {rate} against steps, smoothed; the number is the held-out loss.",
-        {each.name: (range(1, len(each.best[0].losses) + 1), _smooth(each.best[0].losses)) for each in whole},
+        {name: (range(1, len(curve) + 1), curve) for name, curve in curves.items()},
         x="step",
-        y=unit,
-        log=(False, whole[0].accuracy is not None),
+        **of_losses,
     )
     panels(
         "time.png",
         "The same against the seconds that training took.",
-        {each.name: (each.best[0].seconds[: len(each.best[0].losses)], _smooth(each.best[0].losses)) for each in whole},
+        {each.name: (each.best[0].seconds[: len(curves[each.name])], curves[each.name]) for each in whole},
         x="seconds",
-        y=unit,
-        log=(False, whole[0].accuracy is not None),
+        **of_losses,
     )
-    if whole[0].accuracy is not None:
+    if by_accuracy:
         panels(
             "accuracy.png",
             "Held-out accuracy against steps: a late rise is grokking.",
@@ -78,6 +86,7 @@ def draw(found: Sequence[Standing], folder: Path, *, baseline: str, unit: str) -
             x="step",
             y="held-out accuracy",
             log=(True, False),
+            limits=(0.0, 1.03),
         )
     if any(len(each.by_rate) > 1 for each in whole):
         panels(
@@ -104,6 +113,7 @@ def _panels(
     y: str,
     log: tuple[bool, bool],
     marker: str = "",
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Draw one panel per curve: its own, the baseline's, and all others in grey."""
     from matplotlib import pyplot as plt
@@ -129,11 +139,8 @@ def _panels(
             axis.set_xscale("log")
         if log[1]:
             axis.set_yscale("log")
-    values = [value for _, curve in curves.values() for value in curve]
-    first = max(curve[0] for _, curve in curves.values())
-    if not log[1] and not marker:
-        # what explodes on its way does not flatten the others
-        axes[0][0].set_ylim(min(values) - 0.05 * (first - min(values)), first + 0.05 * (first - min(values)))
+    if limits is not None:
+        axes[0][0].set_ylim(*limits)
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
     dashed = f", {baseline} (dashed)" if baseline in curves and len(curves) > 1 else ""
