@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,87 @@ def test_demo_as_json(tmp_path: Path) -> None:
     (run,) = json.loads(anyoptim(*words))
     assert run["heldout_loss"] > 0
     assert run["state_bytes"] > 0
+
+
+# ---------------------------------------------------------------- comforts
+
+COMMANDS = ("list", "info", "plan", "recommend", "compare", "run", "check", "doctor", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command: str) -> None:
+    text = anyoptim(command, "--help")
+    assert "Examples" in text
+    assert f"anyoptim {command}" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["plna"], "Did you mean 'plan'"),
+        (["list", "--packge", "timm"], "--package"),
+        (["compare"], "Missing argument"),
+        (["plan", "sgd"], "Missing option"),
+        (["plan", "sgd", "--model", "tiny-llama", "--ranks", "many"], "as an integer"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(words: list[str], sentence: str) -> None:
+    assert sentence in " ".join(anyoptim(*words, code=2).split())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["list", "--package", "tim"], "Did you mean 'timm'"),
+        (["list", "adamw_trch"], "Did you mean 'adamw_torch'"),
+        (["plan", "sgd", "--model", "tiny-llama", "--ranks", "2", "--sharding", "zero4"], "take one of ddp, fsdp2"),
+        (["check", "sgd", "--check", "bilds"], "Did you mean 'builds'"),
+    ],
+)
+def test_close_names_are_offered_for_what_is_no_optimizer_too(words: list[str], sentence: str) -> None:
+    assert sentence in anyoptim(*words, code=1)
+
+
+@pytest.mark.parametrize("words", [["list"], ["info", "muon"], ["--help"], ["plan", "muon", "--model", "tiny-llama"]])
+def test_piped_output_has_no_colours(words: list[str]) -> None:
+    assert "\x1b" not in anyoptim(*words)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_debug_shows_the_traceback(place: int) -> None:
+    words = ["info", "no_such"]
+    words.insert(place, "--debug")
+    assert "Traceback" in anyoptim(*words, code=1)
+
+
+def test_an_unexpected_error_is_one_line_too(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
+    words = ["plan", "sgd", "--model", str(tmp_path)]
+    message = anyoptim(*words, code=1)
+    assert message.startswith("error: ") and "Traceback" not in message
+    assert "Traceback" in anyoptim("--debug", *words, code=1)
+
+
+def test_version() -> None:
+    from anyoptim import __version__
+
+    assert anyoptim("--version").split() == ["anyoptim", __version__]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("anyoptim pl", {"plan"}),
+        ("anyoptim info apollo", {"apollo_adamw", "apollo_mini", "apollo_adamw_layerwise"}),
+        ("anyoptim plan sgd --model llama-7", {"llama-7b", "llama-70b"}),
+        ("anyoptim plan sgd --sharding z", {"zero1", "zero2", "zero3"}),
+        ("anyoptim compare muonc", {"muonclip"}),
+    ],
+)
+def test_completion(line: str, found: set[str]) -> None:
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_ANYOPTIM_COMPLETE": "complete_bash"}
+    command = str(Path(sys.executable).parent / "anyoptim")
+    done = subprocess.run([command], env={**os.environ, **words}, capture_output=True, text=True, check=False)
+    offered = set(done.stdout.split())
+    assert found <= offered
+    assert all(each.startswith(line.rsplit(maxsplit=1)[-1]) for each in offered)

@@ -116,7 +116,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "adamg": Algorithm(
         "Parameter-free Adam whose step grows with the accumulated gradients, as in AdaGrad-Norm",
         "arXiv 2405.04376",
-        (0.1, 2.0),
+        (0.5, 2.0),
     ),
     "adammini": Algorithm(
         "AdamW with one second moment per block of weights, such as a head or an output row",
@@ -419,25 +419,25 @@ ALGORITHMS: dict[str, Algorithm] = {
     "dadaptadagrad": Algorithm(
         "AdaGrad that estimates the distance to the solution, and from it the learning rate",
         "arXiv 2301.07733",
-        (0.1, 2.0),
+        (0.5, 2.0),
     ),
     "dadaptadam": Algorithm(
         "Adam that estimates the distance to the solution, and from it the learning rate",
         "arXiv 2301.07733",
-        (0.1, 2.0),
+        (0.5, 2.0),
     ),
     "dadaptadan": Algorithm(
         "Adan that estimates the distance to the solution, and from it the learning rate",
         "arXiv 2301.07733",
-        (0.1, 2.0),
+        (0.5, 2.0),
     ),
     "dadaptlion": Algorithm(
         "Lion that estimates the distance to the solution, and from it the learning rate",
         "arXiv 2301.07733",
-        (0.1, 2.0),
+        (0.5, 2.0),
     ),
     "dadaptsgd": Algorithm(
-        "SGD that estimates the distance to the solution, and from it the learning rate", "arXiv 2301.07733", (0.1, 2.0)
+        "SGD that estimates the distance to the solution, and from it the learning rate", "arXiv 2301.07733", (0.5, 2.0)
     ),
     "dash": Algorithm(
         "Shampoo on stacked blocks, with inverse roots found by iteration and Adam's step size",
@@ -809,7 +809,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "prodigy": Algorithm(
         "Adam that estimates the distance to the solution, more quickly than D-Adaptation",
         "arXiv 2306.06101",
-        (0.1, 2.0),
+        (0.5, 2.0),
     ),
     "psgdkron": Algorithm(
         "SGD with a learned preconditioner, a Kronecker product of triangular factors", "arXiv 1512.04202", (1e-5, 0.01)

@@ -38,7 +38,7 @@ _HYPERPARAMETERS = (
 
 APOLLO = OptimizerSpec(
     name="apollo_adamw",
-    summary="APOLLO: SGD-like memory, AdamW-level performance; scales gradients by a low-rank AdamW",
+    summary="APOLLO: each channel of the gradient scaled as a low-rank AdamW would",
     paper="arXiv 2412.05270",
     usual_lr=(1e-5, 1e-2),
     traits=Traits(needs_targets=True, adam_fields=True),

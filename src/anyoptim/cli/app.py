@@ -68,6 +68,10 @@ def main() -> None:
     # transformers imports them, and they report missing kernels that nothing here uses
     for package in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(package).setLevel(logging.ERROR)
+    # also behind a command, but for `run`, whose words are the script's
+    if "--debug" in sys.argv and "run" not in sys.argv[: sys.argv.index("--debug")]:
+        sys.argv.remove("--debug")
+        sys.argv.insert(1, "--debug")
     try:
         app()
     except OptimError as error:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from anyoptim import packages
-from anyoptim.cli.output import AsJson
+from anyoptim.cli.output import AsJson, complete_name
 from anyoptim.errors import OptimError
 from anyoptim.registry import optimizer_info
 
@@ -26,7 +26,9 @@ INTERRUPTED = 130
 
 
 def compare_command(
-    names: Annotated[list[str], typer.Argument(help="Optimizers; adamw_torch joins them.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Optimizers; adamw_torch joins them.", autocompletion=complete_name)
+    ],
     task: Annotated[str, typer.Option(help="bytes, modular-addition, or module:function.")] = "bytes",
     lr: Annotated[
         str, typer.Option(help="Rates such as 1e-4,1e-3; auto: each one's lowest, middle, highest usual; high.")

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from anyoptim.cli.output import AsJson, print_json, print_rich
-from anyoptim.errors import OptimError
+from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.registry import list_optimizers, listed
 from anyoptim.spec import OptimizerSpec
 
@@ -28,8 +28,12 @@ def list_command(
     if as_json:
         return print_json([spec_summary(spec) for spec in specs])
     if not specs:
+        packages = {spec.package for spec in map(listed, list_optimizers())}
+        if package is not None and package not in packages:
+            raise OptimError(f"No optimizer is of a package {package!r}.{did_you_mean(package, packages)}")
         origin = f" in package {package!r}" if package else ""
-        raise OptimError(f"No optimizer matches {pattern!r}{origin}; `anyoptim list` shows every name.")
+        close = did_you_mean(pattern, list_optimizers())
+        raise OptimError(f"No optimizer matches {pattern!r}{origin}.{close} `anyoptim list` shows every name.")
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("name", "package", "licence", "summary"):
         table.add_column(column, no_wrap=column != "summary")

@@ -9,13 +9,41 @@ from typing import Annotated
 import typer
 from rich.console import Console, RenderableType
 
+from anyoptim.registry import list_optimizers
+
+
+def complete_name(incomplete: str) -> list[str]:
+    """Return the names of optimizers that begin so, for the shell's completion."""
+    return [name for name in list_optimizers() if name.startswith(incomplete)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the presets that begin so."""
+    from anyoptim.integrations.presets import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-Name = Annotated[str, typer.Argument(help="An optimizer's name, alias or class path module:Class.")]
-Model = Annotated[str, typer.Option(help="A config.json, a folder with one, or a preset such as tiny-llama.")]
+Name = Annotated[
+    str, typer.Argument(help="An optimizer's name, alias or class path module:Class.", autocompletion=complete_name)
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A config.json, a folder with one, or a preset such as tiny-llama.", autocompletion=complete_model
+    ),
+]
 
 Dtype = Annotated[str, typer.Option(help="dtype of the weights.")]
 Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the memory.")]
-Sharding = Annotated[str, typer.Option(help="How they share it: ddp, fsdp2, zero1, zero2 or zero3.")]
+Sharding = Annotated[
+    str,
+    typer.Option(
+        help="How they share it: ddp, fsdp2, zero1, zero2 or zero3.",
+        autocompletion=lambda: ["ddp", "fsdp2", "zero1", "zero2", "zero3"],
+    ),
+]
 
 WIDE = 160
 """Columns of what is piped, so that nothing is cut."""
