@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -245,3 +247,17 @@ def test_completion(line: str, found: set[str]) -> None:
     offered = set(done.stdout.split())
     assert found <= offered
     assert all(each.startswith(line.rsplit(maxsplit=1)[-1]) for each in offered)
+
+
+@pytest.mark.slow
+def test_an_interrupted_check_has_told_what_it_found(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "anyoptim", "check", "sgd", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    time.sleep(12)  # in the middle of seventeen checks
+    running.send_signal(signal.SIGINT)
+    answer, _ = running.communicate(timeout=60)
+    if running.returncode == 0:
+        pytest.fail("it was over too soon")
+    assert running.returncode == 130
+    assert isinstance(json.loads(answer)["verdicts"], list)

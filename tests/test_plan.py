@@ -97,7 +97,7 @@ def test_memory_that_cannot_be_tried_is_unknown(restored_registry: None) -> None
             super().__init__([each for group in params for each in group["params"]], lr=lr)
 
         def step(self, closure: Any = None) -> None:
-            assert self.param_groups[0]["params"][0].detach().numpy().sum() > 0
+            raise RuntimeError("not here")
 
     planned = plan("flat")
     assert planned.state_bytes is None

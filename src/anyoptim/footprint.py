@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor import Shard as ShardOf
-from torch.distributed.tensor import distribute_tensor
 
 from anyoptim.errors import OptimError, UnsupportedError, did_you_mean
 from anyoptim.layers import layer_numbers
@@ -189,7 +189,10 @@ def _sharder(ranks: int) -> Iterator[Shard]:
         mesh = init_device_mesh("cpu", (ranks,))
 
         def shard(tensor: Tensor) -> Tensor:
-            return distribute_tensor(tensor, mesh, [ShardOf(0)], src_data_rank=None) if tensor.dim() else tensor
+            if tensor.dim() == 0:
+                return tensor
+            first, shape, stride = tensor.chunk(ranks)[0], tensor.shape, tensor.stride()
+            return DTensor.from_local(first, mesh, [ShardOf(0)], run_check=False, shape=shape, stride=stride)
 
         yield shard
     finally:

@@ -19,7 +19,7 @@ from anyoptim.errors import OptimError
 
 app = typer.Typer(
     help="Any optimizer through one optim= string.",
-    epilog="Exit codes: 0 done; 1 it cannot be done, as one sentence says; 2 the command line is wrong.",
+    epilog="Exit codes: 0 done; 1 it cannot be done, as one sentence says; 2 the command line is wrong; 130 Ctrl-C.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from anyoptim.cli.output import AsJson, Name, print_json, print_rich
+from anyoptim.cli.output import INTERRUPTED, AsJson, Name, print_json, print_rich
 from anyoptim.errors import OptimError, did_you_mean
+from anyoptim.registry import optimizer_info
+
+if TYPE_CHECKING:
+    from anyoptim.testing import Verdict
 
 EXAMPLES = ("anyoptim check sgd --check builds --check memory",)
 
@@ -30,14 +33,26 @@ def check_command(
     unknown = [each for each in checks or () if each not in CHECKS]
     if unknown:
         raise OptimError(f"No check is called {unknown[0]!r}.{did_you_mean(unknown[0], CHECKS)}")
-    with contextlib.redirect_stdout(sys.stderr):  # what packages print is no part of the answer
-        report = check_optimizer(name, checks=checks or None, **({"optim_args": optim_args} if optim_args else {}))
+    found: list[Verdict] = []
+    width = max(map(len, checks or CHECKS))
+
+    def tell(verdict: Verdict) -> None:
+        found.append(verdict)
+        if not as_json:
+            line = Text.assemble((f"{verdict.status:6}", _STATUS_STYLES[verdict.status]), f"{verdict.check:{width}}  ")
+            print_rich(line.append(verdict.reason), to=answer)
+
+    answer = sys.stdout
+    fields = {"optim_args": optim_args} if optim_args else {}
+    finished = True
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what packages print is no part of the answer
+            check_optimizer(name, checks=checks or None, on_verdict=tell, **fields)
+    except KeyboardInterrupt:
+        finished = False
     if as_json:
-        print_json({"name": report.name, "verdicts": [vars(each) for each in report.verdicts]})
-    else:
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for each in report.verdicts:
-            table.add_row(Text(each.status, style=_STATUS_STYLES[each.status]), each.check, each.reason)
-        print_rich(table)
-    if not report:
+        print_json({"name": optimizer_info(name).name, "verdicts": [vars(each) for each in found]})
+    if not finished:
+        raise typer.Exit(INTERRUPTED)
+    if any(each.status == "fail" for each in found):
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from anyoptim import packages
-from anyoptim.cli.output import AsJson, complete_name
+from anyoptim.cli.output import INTERRUPTED, AsJson, complete_name
 from anyoptim.errors import OptimError
 from anyoptim.registry import optimizer_info
 
@@ -21,8 +21,6 @@ EXAMPLES = (
     "anyoptim compare muon lion --lr auto --seeds 2 --steps 2 --output out",
     "anyoptim compare grokadamw --task modular-addition --steps 2 --output out",
 )
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
 
 
 def compare_command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 from rich.console import Console, RenderableType
@@ -45,6 +45,9 @@ Sharding = Annotated[
     ),
 ]
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
 WIDE = 160
 """Columns of what is piped, so that nothing is cut."""
 
@@ -54,9 +57,9 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def print_rich(value: RenderableType) -> None:
-    """Write to stdout; piped output is wide and has no colours."""
-    console = Console()
+def print_rich(value: RenderableType, to: IO[str] | None = None) -> None:
+    """Write to stdout, or to another stream; piped output is wide and has no colours."""
+    console = Console(file=to)
     if not console.is_terminal:
-        console = Console(width=WIDE)
+        console = Console(file=to, width=WIDE)
     console.print(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,12 +52,19 @@ class Report:
         return "\n".join(f"{each.status:5} {each.check}: {each.reason}" for each in self.verdicts)
 
 
-def check_optimizer(name: str, *, checks: Collection[str] | None = None, **fields: Any) -> Report:
+def check_optimizer(
+    name: str,
+    *,
+    checks: Collection[str] | None = None,
+    on_verdict: Callable[[Verdict], None] = lambda _: None,
+    **fields: Any,
+) -> Report:
     """Check an optimizer against what its spec says of it; in a test, ``assert check_optimizer("mine")``.
 
     Args:
         name: a registered name, a class path, a pair or a wrapped name.
         checks: names of ``CHECKS``; all of them if ``None``.
+        on_verdict: told each verdict as soon as it is there.
         fields: fields of TrainingArguments that it needs, such as ``optim_args="rank=8"``.
 
     Raises:
@@ -71,15 +78,17 @@ def check_optimizer(name: str, *, checks: Collection[str] | None = None, **field
     subject.spec.default.load()
     wanted = list(CHECKS if checks is None else checks)
     reason = impossible(subject.spec)
-    if reason:
-        return Report(name, tuple(Verdict(check, "limit", reason) for check in wanted))
     limits = subject.spec.default.limits
     verdicts = []
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with enable(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for check in wanted:
-            verdicts.append(judged(check, _made(check, subject), limits.get(check)))
+            found = (
+                Verdict(check, "limit", reason) if reason else judged(check, _made(check, subject), limits.get(check))
+            )
+            verdicts.append(found)
+            on_verdict(found)
     return Report(name, tuple(verdicts))
 
 
