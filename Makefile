@@ -32,7 +32,7 @@ test-compat-%: .venv-%/installed
 
 # the documentation, into site/; needs no network
 docs: .venv/installed
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # a Chromium for the tests that look at pages, unless there is one
 browser: .venv/installed
