@@ -124,6 +124,14 @@ def test_ranks_share() -> None:
         assert found.state is not None and 0 <= found.state - 4 * count < 100
 
 
+@pytest.mark.parametrize("ranks", [3, 5, 300])
+def test_the_first_rank_has_the_largest_piece(ranks: int) -> None:
+    model = llama()
+    pieces = [each.chunk(ranks)[0].numel() for each in model.parameters()]
+    found = anyoptim.plan("sgd", model, momentum=0.9).footprint(ranks)
+    assert (found.weights, found.gradients, found.state) == (4 * sum(pieces),) * 3
+
+
 def test_what_cannot_be_shared_is_one_sentence() -> None:
     model = llama()
     with pytest.raises(anyoptim.OptimError, match="Did you mean 'fsdp2'"):

@@ -88,6 +88,29 @@ def test_memory_under_a_default_device() -> None:
         assert plan("stable_adamw", architecture("LlamaForCausalLM")).state_bytes
 
 
+@pytest.mark.parametrize("place", ["the first", "a group", "none"])
+def test_state_that_is_not_kept_by_parameter_is_counted_whole(place: str, restored_registry: None) -> None:
+    @anyoptim.register("elsewhere")
+    class Elsewhere(torch.optim.SGD):
+        """Keeps one flat tensor for all parameters."""
+
+        def __init__(self, params: Any, lr: float = 0.1) -> None:
+            super().__init__(params, lr=lr)
+
+        def step(self, closure: Any = None) -> None:
+            everything = [each for group in self.param_groups for each in group["params"]]
+            flat = torch.cat([each.grad.flatten() for each in everything])
+            if place == "a group":
+                self.param_groups[0]["flat"] = flat
+            else:
+                self.state[everything[0] if place == "the first" else "flat"]["flat"] = flat
+
+    model = llama()
+    planned = plan("elsewhere", model)
+    assert planned.state_bytes == 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert planned.memory.method == "its first step on fake tensors"
+
+
 def test_memory_that_cannot_be_tried_is_unknown(restored_registry: None) -> None:
     @anyoptim.register("flat")
     class Flat(torch.optim.SGD):
