@@ -138,6 +138,10 @@ def test_the_sums_are_right_and_their_accuracy_is_that_of_the_answer() -> None:
     tokens = torch.cat([task.train.tokens, task.heldout.tokens])
     assert len(tokens.unique(dim=0)) == 59 * 59
     assert torch.equal(tokens[:, 3], (tokens[:, 0] + tokens[:, 1]) % 59)
+    # only the answer is to be predicted
+    assert bool((task.train.labels[:, :3] == -100).all()) and torch.equal(
+        task.train.labels[:, 3], task.train.tokens[:, 3]
+    )
 
 
 @pytest.mark.parametrize(

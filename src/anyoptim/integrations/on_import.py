@@ -63,9 +63,8 @@ class _ThenEnable(Loader):
         self._loader.exec_module(module)
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
-        complete = module.__name__ == _TRAINER or _TRAINER not in sys.modules
-        if complete and self._finder in sys.meta_path:  # enable() itself imports the Trainer
-            sys.meta_path.remove(self._finder)
+        if module.__name__ == _TRAINER or _TRAINER not in sys.modules:
+            sys.meta_path.remove(self._finder)  # before enable(), which imports the Trainer
             _enable()
 
 
