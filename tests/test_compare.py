@@ -87,6 +87,8 @@ def test_rates_and_seeds_of_a_users_task_with_a_report(tmp_path: Path, monkeypat
     }
     failed = [run for run in runs if run["error"]]
     assert failed and all(run["entry"]["learning_rate"] == 1e9 for run in failed)
+    # the first loss that is no number ends a run
+    assert {run["error"] for run in failed if "diverged" in run["error"]} == {"diverged at step 2"}
     assert all(len(run["losses"]) == len(run["seconds"]) == 3 for run in runs if not run["error"])
     assert "1e+09" in text
     shown = look_at(tmp_path / "out" / "report.html", rows=3)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from anyoptim.engines.engine import Engine, adamw, bias_correction, pieces, whole, wide
 
@@ -164,6 +165,9 @@ def _clip_factors(gradients: Sequence[Tensor], largest: float) -> list[Tensor | 
     """Return what each gradient is to be multiplied by, as tensors: reading a value would wait for the device."""
     if largest <= 0:
         return [None] * len(gradients)
-    # the norm of an fp16 gradient may be beyond fp16
-    norms = torch._foreach_norm(list(gradients), dtype=wide(gradients[0].dtype))
+    dtype = wide(gradients[0].dtype)  # the norm of an fp16 gradient may be beyond fp16
+    if isinstance(gradients[0], DTensor):  # torch 2.14 takes this dtype for the norm's order in a foreach call
+        norms = [torch.linalg.vector_norm(each, dtype=dtype) for each in gradients]
+    else:
+        norms = list(torch._foreach_norm(list(gradients), dtype=dtype))
     return [(largest / (whole(norm) + 1e-6)).clamp(max=1.0) for norm in norms]
