@@ -147,6 +147,7 @@ def test_a_missing_package_is_one_line_before_anything_runs(missing: str, words:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.trainer
 def test_demo(tmp_path: Path) -> None:
     output = tmp_path / "results"
     text = anyoptim("demo", "--steps", "3", "--optim", "sgd", "--optim", "adalomo", "--output", str(output))

@@ -23,8 +23,6 @@ from anyoptim.comparing.results import Results, entries, standings
 from anyoptim.comparing.tasks import TASKS, Sums, load_task
 from anyoptim.suggestions import usual_rates
 
-pytestmark = pytest.mark.trainer
-
 TASK = """
 import torch
 from toys import data, llama

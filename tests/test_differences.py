@@ -14,7 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import Subset
 from toys import SIZES, arguments, data, inner, llama, needs_of, same_weights, train, weights
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM, Trainer
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    HfArgumentParser,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 import anyoptim
 
@@ -432,6 +440,27 @@ def test_the_model_card(tmp_path: Path) -> None:
     (theirs, their_beta), (ours, our_beta) = cards
     assert "betas=(0.8," in theirs and their_beta == 0.9
     assert "betas=[0.8, 0.999]" in ours and our_beta == 0.8
+
+
+def test_optim_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def parse(name: str) -> Any:
+        words = ["--output_dir", str(tmp_path), "--use_cpu", "--optim", name]
+        return HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(words)[0].optim
+
+    for name in ("soap", "muon+lion", "lookahead(sgd)", "torch.optim:NAdam"):
+        with pytest.raises(SystemExit):
+            parse(name)
+        assert "invalid choice" in capsys.readouterr().err
+        with anyoptim.enable():
+            assert getattr(parse(name), "value", name) == name
+    with anyoptim.enable():
+        assert parse("adamw_torch").value == "adamw_torch"
+        with pytest.raises(SystemExit):
+            parse("apolo_adamw")
+    error = capsys.readouterr().err
+    assert "Did you mean 'apollo_adamw'" in error and "schedule_free" not in error
+    with pytest.raises(SystemExit):
+        parse("soap")  # put back
 
 
 def test_every_difference_names_a_test_of_this_file() -> None:

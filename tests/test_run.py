@@ -61,7 +61,6 @@ def test_a_script_that_knows_nothing_of_anyoptim(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.trainer
 @pytest.mark.parametrize(
     "launch",
     [
@@ -79,7 +78,6 @@ def test_two_processes(launch: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.trainer
 def test_trl_sft_in_the_process_that_its_launcher_starts(tmp_path: Path, tokenizer: Any, texts: Any) -> None:
     from transformers import LlamaForCausalLM
 
