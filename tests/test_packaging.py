@@ -27,6 +27,8 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
 def run(*words: str | Path, **how: Any) -> str:
+    # pytest-xdist puts this Python's own library there, which is no other Python's
+    how.setdefault("env", {key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, **how)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout
