@@ -79,7 +79,7 @@ def main() -> None:
             raise
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         raise SystemExit(1) from None
-    except Exception as error:
+    except Exception as error:  # what nobody thought of is a sentence, too
         if _debug:
             raise
         what = Text.assemble(("error: ", "bold red"), f"{type(error).__name__}: {error} (--debug shows where)")

@@ -53,7 +53,7 @@ def run_command(
             runpy.run_path(target, run_name="__main__")
     except OptimError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the script raises
         traceback.print_exception(type(error), error, _own_part(error.__traceback__))
         raise SystemExit(1) from None
 

@@ -82,7 +82,7 @@ def draw(found: Sequence[Standing], folder: Path, *, baseline: str, unit: str) -
         panels(
             "accuracy.png",
             "Held-out accuracy against steps: a late rise is grokking.",
-            {each.name: tuple(zip(*each.best[0].accuracies, strict=True)) for each in whole},  # type: ignore[misc]
+            {each.name: tuple(zip(*each.best[0].accuracies, strict=True)) for each in whole},  # type: ignore[misc]  # pairs become two
             x="step",
             y="held-out accuracy",
             log=(True, False),

@@ -81,7 +81,7 @@ def _task_of(name: str, made: object) -> Task:
         model, train, collator, heldout = (*made, None)[:4]
         copies = isinstance(model, nn.Module)
         if (copies or callable(model)) and isinstance(train, Sized) and (collator is None or callable(collator)):
-            return Task(name, _copier(model) if copies else model, train, heldout, collator)  # type: ignore[arg-type]
+            return Task(name, _copier(model) if copies else model, train, heldout, collator)  # type: ignore[arg-type]  # as checked
     raise OptimError(
         f"The task {name!r} returned {type(made).__name__}; it has to return (model, dataset, collator), a fourth"
         " one being the held-out data set, or a Task."
