@@ -429,7 +429,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "dadaptadan": Algorithm(
         "Adan that estimates the distance to the solution, and from it the learning rate",
         "arXiv 2301.07733",
-        (0.5, 2.0),
+        (0.1, 2.0),
     ),
     "dadaptlion": Algorithm(
         "Lion that estimates the distance to the solution, and from it the learning rate",
