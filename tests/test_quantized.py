@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import bitsandbytes.functional
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import anyoptim
 from anyoptim.engines.quantized import BLOCK, codebook, dequantize, quantize
 
 CPU = torch.device("cpu")
@@ -91,3 +94,21 @@ def test_what_is_not_finite_spoils_its_block_only(bad: float) -> None:
     restored = dequantize(codes, maxima, codebook(True, CPU)).view(3, BLOCK)
     assert torch.equal(restored[[0, 2]], torch.ones(2, BLOCK))
     assert not restored[1].isfinite().any()
+
+
+@pytest.mark.parametrize(
+    ("name", "each"),
+    [("torchao/adamw_8bit", 2.1), ("torchao/adamw_4bit", 1.1), ("adamw_torch_8bit", 2.1), ("adamw_8bit", 2.1)],
+)
+def test_quantized_state_is_counted_as_it_is_stored(name: str, each: float) -> None:
+    """Against what is written to a file, which knows nothing of how we count."""
+    model = torch.nn.Linear(512, 512, bias=False)
+    planned = anyoptim.plan(name, model, lr=1e-3)
+    optimizer = planned.build()
+    model(torch.ones(4, 512)).sum().backward()
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    assert planned.state_bytes == measured_state_bytes(optimizer)
+    assert planned.state_bytes <= file.tell() <= planned.state_bytes + 30_000
+    assert planned.state_bytes < each * 512 * 512

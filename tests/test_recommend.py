@@ -87,6 +87,7 @@ def test_no_amounts_of_memory(text: str) -> None:
         read_bytes(text)
 
 
-@pytest.mark.parametrize("count", [0, 1023, 1024, 5 * 2**20, 3 * 2**40])
+@pytest.mark.parametrize("count", [0, 1023, 1024, 1010 * 2**20, 5 * 2**20, 3 * 2**40])
 def test_written_and_read_again(count: int) -> None:
+    assert "e+" not in format_bytes(count)
     assert read_bytes(format_bytes(count)) == pytest.approx(count, rel=0.01)

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -87,8 +87,10 @@ def measured_state_bytes(optimizer: Optimizer) -> int:
 
 def local_bytes(tensor: Tensor) -> int:
     """Return the bytes of a tensor in this process: of its own piece, where it is sharded."""
-    held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return held.numel() * held.element_size()
+    held: Any = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    if is_traceable_wrapper_subclass(held):  # torchao's quantized state has a nominal dtype that it is not stored in
+        return sum(local_bytes(getattr(held, name)) for name in held.__tensor_flatten__()[0])
+    return int(held.numel() * held.element_size())
 
 
 # ---------------------------------------------------------------- ways to try a step

@@ -15,7 +15,7 @@ def format_bytes(count: int | None) -> str:
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
-            return f"{size:.3g} {unit}" if unit != "B" else f"{count} B"
+            return f"{size:.{4 if size >= 1000 else 3}g} {unit}" if unit != "B" else f"{count} B"
         size /= 1024
     return f"{size:.3g} TiB"
 
