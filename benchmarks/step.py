@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import anyoptim
-from anyoptim.memory import measured_state_bytes
+from anyoptim.memory.state import measured_state_bytes
 
 CONFIG = LlamaConfig(
     vocab_size=8000, hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8

@@ -15,7 +15,7 @@ import torch
 from toys import data
 
 import anyoptim
-from anyoptim import registry
+from anyoptim.names import registry
 
 torch.set_num_threads(1)
 # new examples on a developer's machine, the same ones in every CI run; no assert on a clock

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 import anyoptim
 from anyoptim.engines.apollo import APOLLOAdamW, random_projection
 from anyoptim.integrations.models import load_config
-from anyoptim.memory import measured_state_bytes
+from anyoptim.memory.state import measured_state_bytes
 
 STEPS = range(1, 13)
 

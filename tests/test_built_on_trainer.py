@@ -26,7 +26,7 @@ from toys import (
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration, Trainer
 
 import anyoptim
-from anyoptim.records import record_of
+from anyoptim.building.records import record_of
 
 pytestmark = pytest.mark.usefixtures("enabled")
 each_name = pytest.mark.parametrize("name", NAMES)

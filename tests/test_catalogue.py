@@ -21,10 +21,10 @@ from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
 import anyoptim
-from anyoptim import registry
 from anyoptim.catalog._index import FOLDER, read_index
-from anyoptim.roles import EMBEDDINGS
-from anyoptim.spec import REQUIRED
+from anyoptim.names import registry
+from anyoptim.names.role import EMBEDDINGS
+from anyoptim.names.spec import REQUIRED
 from anyoptim.testing import CHECKS
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from toys import NAMES, TINY_LLAMA
 
-from anyoptim.registry import list_optimizers
+from anyoptim.names.registry import list_optimizers
 
 
 def anyoptim(*words: str, code: int = 0) -> str:

@@ -21,7 +21,7 @@ import anyoptim
 from anyoptim.comparing.race import Entry, Run
 from anyoptim.comparing.results import Results, entries, standings
 from anyoptim.comparing.tasks import TASKS, Sums, load_task
-from anyoptim.suggestions import usual_rates
+from anyoptim.planning.suggestions import usual_rates
 
 TASK = """
 import torch

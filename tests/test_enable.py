@@ -21,10 +21,10 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, modelcard
 from transformers.training_args import OptimizerNames
 
 import anyoptim
-from anyoptim import registry
-from anyoptim.arguments import TRAINING_ARGUMENTS_FIELDS
+from anyoptim.arguments.parsing import TRAINING_ARGUMENTS_FIELDS
+from anyoptim.arguments.settings import CHANGEABLE_DEFAULTS
 from anyoptim.integrations.transformers import _add_member, _remove_member
-from anyoptim.settings import CHANGEABLE_DEFAULTS
+from anyoptim.names import registry
 
 try:
     from transformers.trainer_jit_checkpoint import JITCheckpointCallback as emergency

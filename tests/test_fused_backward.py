@@ -15,10 +15,10 @@ from toys import NAMES, arguments, inner, llama, needs_of, plain_steps, same_wei
 from transformers import Trainer
 
 import anyoptim
+from anyoptim.building.records import built
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.engines.lomo import Lomo
-from anyoptim.records import built
-from anyoptim.roles import Role
+from anyoptim.names.role import Role
 
 EVERYTHING = {**SHAPES, **STACKS}
 IMPLEMENTATIONS = [(name, each) for name in NAMES for each in anyoptim.optimizer_info(name).implementations]

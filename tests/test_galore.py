@@ -14,7 +14,7 @@ from toys import weights
 import anyoptim
 from anyoptim.engines.galore import GaLoreAdafactor, GaLoreAdamW
 from anyoptim.integrations.models import load_config
-from anyoptim.memory import measured_state_bytes
+from anyoptim.memory.state import measured_state_bytes
 
 STEPS = range(1, 13)
 NAMES = ["galore_adamw", "galore_adafactor"]

@@ -17,10 +17,10 @@ from toys import arguments, data, inner, llama, needs_of, plain_steps, same_weig
 from transformers import Trainer
 
 import anyoptim
+from anyoptim.building.records import built
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
-from anyoptim.memory import measured_state_bytes
-from anyoptim.records import built
+from anyoptim.memory.state import measured_state_bytes
 
 PAIRS = [
     "muon+sgd",

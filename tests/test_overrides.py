@@ -19,10 +19,10 @@ from transformers import Trainer, TrainerCallback
 
 import anyoptim
 from anyoptim import OptimArgsError
-from anyoptim.layers import layer_numbers
-from anyoptim.registry import unregister
-from anyoptim.roles import Role
-from anyoptim.structure import read_structure
+from anyoptim.names.registry import unregister
+from anyoptim.names.role import Role
+from anyoptim.routing.layers import layer_numbers
+from anyoptim.routing.structure import read_structure
 
 TARGETS = ["q_proj", "v_proj"]
 ENTRIES = [

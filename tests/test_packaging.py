@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from test_docs import tomllib
 
 import anyoptim
-from anyoptim.registry import listed
+from anyoptim.names.registry import listed
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

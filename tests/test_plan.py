@@ -12,7 +12,7 @@ from torch import nn
 from toys import NAMES, llama, needs_of, plain_steps
 
 import anyoptim
-from anyoptim.memory import measured_state_bytes
+from anyoptim.memory.state import measured_state_bytes
 
 FAR = {"max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import anyoptim
 from anyoptim.engines.quantized import BLOCK, codebook, dequantize, quantize
+from anyoptim.memory.state import measured_state_bytes
 
 CPU = torch.device("cpu")
 SIGNED = pytest.mark.parametrize("signed", [True, False])

@@ -11,8 +11,8 @@ from transformers import TrainingArguments
 
 import anyoptim
 from anyoptim.integrations.models import load_config, make_model, meta_model
-from anyoptim.recommending import recommend
-from anyoptim.suggestions import suited_arguments, usual_rates
+from anyoptim.planning.recommending import recommend
+from anyoptim.planning.suggestions import suited_arguments, usual_rates
 from anyoptim.text import format_bytes, read_bytes
 
 NAMED = [name for name in anyoptim.list_optimizers(installed=True) if "/" not in name]

@@ -14,8 +14,8 @@ import torch
 from toys import NAMES, llama
 
 import anyoptim
-from anyoptim import registry
-from anyoptim.spec import REQUIRED, hyperparameters_of
+from anyoptim.names import registry
+from anyoptim.names.spec import REQUIRED, hyperparameters_of
 
 ALL = anyoptim.list_optimizers()
 IMPLEMENTATIONS = [

@@ -13,8 +13,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 import anyoptim
-from anyoptim.memory import measured_state_bytes
-from anyoptim.records import built, record_of
+from anyoptim.building.records import built, record_of
+from anyoptim.memory.state import measured_state_bytes
 
 pytestmark = [pytest.mark.trainer, pytest.mark.usefixtures("enabled")]
 each_name = pytest.mark.parametrize("name", NAMES)

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 import anyoptim
-from anyoptim.roles import Role
-from anyoptim.structure import read_structure
+from anyoptim.names.role import Role
+from anyoptim.routing.structure import read_structure
 
 
 def roles(model: nn.Module) -> dict[str, Role]:

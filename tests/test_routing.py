@@ -18,9 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 import anyoptim
 from anyoptim import TargetModulesError
-from anyoptim.roles import LINEAR, Role
-from anyoptim.routing import Routing
-from anyoptim.structure import read_structure
+from anyoptim.names.role import LINEAR, Role
+from anyoptim.routing.routes import Routing
+from anyoptim.routing.structure import read_structure
 from anyoptim.text import collapse
 
 PATTERNS: list[Any] = [

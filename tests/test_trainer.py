@@ -28,7 +28,7 @@ from toys import (
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 import anyoptim
-from anyoptim.records import built
+from anyoptim.building.records import built
 
 pytestmark = [pytest.mark.trainer, pytest.mark.usefixtures("enabled")]
 

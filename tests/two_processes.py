@@ -27,7 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import anyoptim
 from anyoptim.engines.fused_backward import FusedBackward
-from anyoptim.memory import local_bytes, measured_state_bytes
+from anyoptim.memory.state import local_bytes, measured_state_bytes
 
 Weights = dict[str, torch.Tensor]
 Row = dict[str, Any]

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union
 import torch
 
 from anyoptim.catalog._index import FOLDER, encoded_default
-from anyoptim.spec import REQUIRED, hyperparameters_of
+from anyoptim.names.spec import REQUIRED, hyperparameters_of
 
 Found = Iterator[tuple[str, Callable[..., object], dict[str, object]]]
 """Name, constructor, and defaults that differ from its own."""

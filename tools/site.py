@@ -21,13 +21,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import anyoptim
+from anyoptim.arguments.overrides import GROUP_OPTIONS
+from anyoptim.arguments.values import type_name
 from anyoptim.cli.app import app
-from anyoptim.overrides import GROUP_OPTIONS
-from anyoptim.registry import list_optimizers, optimizer_info
-from anyoptim.spec import OptimizerSpec
-from anyoptim.suggestions import suited_arguments
+from anyoptim.names.registry import list_optimizers, optimizer_info
+from anyoptim.names.spec import OptimizerSpec
+from anyoptim.planning.suggestions import suited_arguments
 from anyoptim.text import plain
-from anyoptim.values import type_name
 
 ROOT = Path(__file__).parent.parent
 _MARKER = re.compile(r"<!-- hyperparameters: (\S+) -->")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from anyoptim.arguments import parse_optim_args as parse_optim_args
+    from anyoptim.arguments.parsing import parse_optim_args as parse_optim_args
     from anyoptim.errors import CheckpointError as CheckpointError
     from anyoptim.errors import MissingPackageError as MissingPackageError
     from anyoptim.errors import OptimArgsError as OptimArgsError
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from anyoptim.errors import UnsupportedError as UnsupportedError
     from anyoptim.integrations.transformers import disable as disable
     from anyoptim.integrations.transformers import enable as enable
-    from anyoptim.planning import Plan as Plan
-    from anyoptim.planning import get_optimizer as get_optimizer
-    from anyoptim.planning import plan as plan
-    from anyoptim.registry import list_optimizers as list_optimizers
-    from anyoptim.registry import optimizer_info as optimizer_info
-    from anyoptim.registry import register as register
-    from anyoptim.spec import Hyperparameter as Hyperparameter
-    from anyoptim.spec import Implementation as Implementation
-    from anyoptim.spec import OptimizerSpec as OptimizerSpec
-    from anyoptim.spec import Traits as Traits
+    from anyoptim.names.registry import list_optimizers as list_optimizers
+    from anyoptim.names.registry import optimizer_info as optimizer_info
+    from anyoptim.names.registry import register as register
+    from anyoptim.names.spec import Hyperparameter as Hyperparameter
+    from anyoptim.names.spec import Implementation as Implementation
+    from anyoptim.names.spec import OptimizerSpec as OptimizerSpec
+    from anyoptim.names.spec import Traits as Traits
+    from anyoptim.planning.plan import Plan as Plan
+    from anyoptim.planning.plan import get_optimizer as get_optimizer
+    from anyoptim.planning.plan import plan as plan
 
 _HOME = {
-    "parse_optim_args": "arguments",
+    "parse_optim_args": "arguments.parsing",
     "CheckpointError": "errors",
     "MissingPackageError": "errors",
     "OptimArgsError": "errors",
@@ -43,16 +43,16 @@ _HOME = {
     "UnsupportedError": "errors",
     "disable": "integrations.transformers",
     "enable": "integrations.transformers",
-    "Plan": "planning",
-    "get_optimizer": "planning",
-    "plan": "planning",
-    "list_optimizers": "registry",
-    "optimizer_info": "registry",
-    "register": "registry",
-    "Hyperparameter": "spec",
-    "Implementation": "spec",
-    "OptimizerSpec": "spec",
-    "Traits": "spec",
+    "Plan": "planning.plan",
+    "get_optimizer": "planning.plan",
+    "plan": "planning.plan",
+    "list_optimizers": "names.registry",
+    "optimizer_info": "names.registry",
+    "register": "names.registry",
+    "Hyperparameter": "names.spec",
+    "Implementation": "names.spec",
+    "OptimizerSpec": "names.spec",
+    "Traits": "names.spec",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  # every name of _HOME is a string

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import anyoptim
 from anyoptim.errors import OptimError
-from anyoptim.registry import list_optimizers, listed
+from anyoptim.names.registry import list_optimizers, listed
 
 LIBRARIES = ("torch", "transformers", "accelerate", "numpy", "peft", "trl", "deepspeed")
 """What runs the optimizers; the packages behind them are asked of the catalogue."""

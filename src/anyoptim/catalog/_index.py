@@ -15,7 +15,7 @@ from typing import Any, Literal, Union
 
 from anyoptim.catalog._algorithms import ALGORITHMS, Algorithm
 from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE
-from anyoptim.spec import (
+from anyoptim.names.spec import (
     FUSED_BACKWARD,
     ITS_OWN,
     REQUIRED,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, native, weight_decay
-from anyoptim.roles import MATRICES, Role
-from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.role import MATRICES, Role
+from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _HYPERPARAMETERS = (
     lr(1e-3),

@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import SHARDED_KERNELS
-from anyoptim.spec import Traits
+from anyoptim.names.spec import Traits
 
 _MOMENTUM = Facts(defaults={"momentum": 0.9})  # without, bitsandbytes refuses
 _ADAM_FIELDS = Traits(adam_fields=True)

@@ -18,8 +18,8 @@ from anyoptim.catalog._shared import (
     native,
     weight_decay,
 )
-from anyoptim.roles import MATRICES, Role
-from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.role import MATRICES, Role
+from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _ADAMW = (lr(1e-3), betas(), eps(1e-6), weight_decay(), flag("correct_bias", "Adam's bias correction", default=True))
 _TARGET = (

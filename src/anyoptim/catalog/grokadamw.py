@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from anyoptim.catalog._shared import FRACTION, NON_NEGATIVE, betas, eps, lr, native, weight_decay
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.names.spec import Hyperparameter, Implementation, OptimizerSpec
 
 _UNSUPPORTED = {"fused_backward": "its beta1 falls with a parameter's place among those that have a gradient"}
 _HYPERPARAMETERS = (

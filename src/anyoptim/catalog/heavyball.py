@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import SHARDED_PART, SHARDED_REFUSED
-from anyoptim.spec import Traits
+from anyoptim.names.spec import Traits
 
 _TRAITS = Traits(consumes_gradients=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE, lr, native, weight_decay
-from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec
 
 _FUSED = replace(FUSED_BACKWARD, default=True)
 _CLIP_VALUE = Hyperparameter("clip_grad_value", float | None, None, "clamp gradients to [-value, value]", POSITIVE)

@@ -6,8 +6,8 @@ from typing import Literal
 
 from anyoptim.catalog._shared import NON_NEGATIVE, SHARDED_PART, flag, lr, momentum, native, weight_decay
 from anyoptim.catalog.torch import ADAMW
-from anyoptim.roles import MATRICES, Role
-from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, Interval, OptimizerSpec, Traits
+from anyoptim.names.role import MATRICES, Role
+from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, Interval, OptimizerSpec, Traits
 
 _HYPERPARAMETERS = (
     lr(1e-3),

@@ -13,7 +13,7 @@ from anyoptim.catalog._shared import (
     optional_flag,
     weight_decay,
 )
-from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 SPECS = (
     *indexed(

@@ -15,8 +15,8 @@ from anyoptim.catalog._shared import (
     SHARDED_REFUSED,
 )
 from anyoptim.catalog.torch import ADAMW
-from anyoptim.roles import MATRICES, Role
-from anyoptim.spec import GroupFlag, Hyperparameter, Traits
+from anyoptim.names.role import MATRICES, Role
+from anyoptim.names.spec import GroupFlag, Hyperparameter, Traits
 
 _LINEAR = {"target_roles": MATRICES - {Role.EXPERT_STACK}}
 _MUON = Facts(

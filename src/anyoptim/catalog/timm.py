@@ -21,7 +21,7 @@ from anyoptim.catalog._shared import (
     momentum,
     weight_decay,
 )
-from anyoptim.spec import GroupFlag, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.spec import GroupFlag, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 # of the packages that offer them, see benchmarks/results/bare_names.md
 _FASTEST = ("adabelief", "kron", "laprop", "lars", "madgrad", "mars", "novograd")

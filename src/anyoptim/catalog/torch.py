@@ -22,7 +22,7 @@ from anyoptim.catalog._shared import (
     momentum,
     weight_decay,
 )
-from anyoptim.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _L2 = "L2 penalty added to the gradient"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyoptim.catalog._index import Facts, indexed
-from anyoptim.spec import Traits
+from anyoptim.names.spec import Traits
 
 _ADAM_FIELDS = Traits(adam_fields=True)
 

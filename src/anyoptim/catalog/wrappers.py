@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyoptim.catalog._shared import AT_LEAST_ONE, DECAY, FRACTION, NON_NEGATIVE, POSITIVE, flag, native
-from anyoptim.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
 
 _TWO_SETS = "it would average or move weights that a schedule-free optimizer swaps with its average"
 _TWICE = "both would evaluate the loss again, each at weights of its own"
@@ -88,7 +88,7 @@ SPECS = (
         implementations=(
             Implementation(
                 name="upstream",
-                target="anyoptim.mends:offloaded_to_cpu",
+                target="anyoptim.building.mends:offloaded_to_cpu",
                 package="torchao",
                 extra="torchao",
                 licence="BSD-3-Clause",

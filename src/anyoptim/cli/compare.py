@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from anyoptim import packages
 from anyoptim.cli.output import INTERRUPTED, AsJson, complete_name
 from anyoptim.errors import OptimError
-from anyoptim.registry import optimizer_info
+from anyoptim.names import packages
+from anyoptim.names.registry import optimizer_info
 
 EXAMPLES = (
     "anyoptim compare apollo_mini adalomo --steps 2 --output out",

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anyoptim.cli.output import AsJson, print_json, print_rich
-from anyoptim.packages import load
+from anyoptim.names.packages import load
 
 EXAMPLES = ("anyoptim doctor", "anyoptim doctor --json")
 

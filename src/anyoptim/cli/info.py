@@ -5,13 +5,13 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from anyoptim.arguments.overrides import GROUP_OPTIONS
+from anyoptim.arguments.values import type_name
 from anyoptim.cli.list import spec_summary
 from anyoptim.cli.output import AsJson, Name, print_json, print_rich
-from anyoptim.overrides import GROUP_OPTIONS
-from anyoptim.registry import optimizer_info
-from anyoptim.spec import REQUIRED, Hyperparameter, OptimizerSpec
+from anyoptim.names.registry import optimizer_info
+from anyoptim.names.spec import REQUIRED, Hyperparameter, OptimizerSpec
 from anyoptim.text import plain
-from anyoptim.values import type_name
 
 EXAMPLES = ("anyoptim info apollo_adamw", "anyoptim info 'lookahead(lion)'", "anyoptim info timm/lamb --json")
 

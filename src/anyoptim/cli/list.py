@@ -9,8 +9,8 @@ from rich.table import Table
 
 from anyoptim.cli.output import AsJson, print_json, print_rich
 from anyoptim.errors import OptimError, did_you_mean
-from anyoptim.registry import list_optimizers, listed
-from anyoptim.spec import OptimizerSpec
+from anyoptim.names.registry import list_optimizers, listed
+from anyoptim.names.spec import OptimizerSpec
 
 EXAMPLES = ("anyoptim list '*lion*'", "anyoptim list --package timm --installed", "anyoptim list --commercial --json")
 

@@ -9,7 +9,7 @@ from typing import IO, Annotated
 import typer
 from rich.console import Console, RenderableType
 
-from anyoptim.registry import list_optimizers
+from anyoptim.names.registry import list_optimizers
 
 
 def complete_name(incomplete: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anyoptim.cli.output import AsJson, Dtype, Model, Name, Ranks, Sharding, print_json, print_rich
-from anyoptim.registry import optimizer_info
+from anyoptim.names.registry import optimizer_info
 
 EXAMPLES = (
     "anyoptim plan apollo_adamw --model llama-7b --optim-args rank=256 --dtype bf16 --ranks 8",
@@ -30,10 +30,10 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Show what would be built for a model, and its memory, without building it."""
-    from anyoptim.footprint import sharding as sharding_of
     from anyoptim.integrations.models import meta_model
-    from anyoptim.planning import plan
-    from anyoptim.table import plan_dict, plan_table
+    from anyoptim.memory.footprint import sharding as sharding_of
+    from anyoptim.planning.plan import plan
+    from anyoptim.planning.table import plan_dict, plan_table
 
     spec = optimizer_info(name)
     on_meta = meta_model(model, dtype)

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from anyoptim.cli.output import AsJson, Dtype, Model, Ranks, Sharding, print_json, print_rich
 from anyoptim.errors import OptimError
-from anyoptim.registry import list_optimizers, listed
+from anyoptim.names.registry import list_optimizers, listed
 from anyoptim.text import format_bytes, read_bytes
 
 if TYPE_CHECKING:
-    from anyoptim.footprint import Footprint
+    from anyoptim.memory.footprint import Footprint
 
 EXAMPLES = (
     "anyoptim recommend --model llama-7b --memory 24GiB --dtype bf16",
@@ -36,8 +36,8 @@ def recommend_command(
     """Find the optimizers whose weights, gradients and state fit, and what to write for each."""
     available = read_bytes(memory)
     from anyoptim.integrations.models import meta_model
-    from anyoptim.recommending import recommend
-    from anyoptim.table import BESIDE
+    from anyoptim.planning.recommending import recommend
+    from anyoptim.planning.table import BESIDE
 
     on_meta = meta_model(model, dtype)
     names = [

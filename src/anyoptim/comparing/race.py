@@ -17,9 +17,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from anyoptim.comparing.tasks import Task
 from anyoptim.integrations.transformers import enable
-from anyoptim.memory import measured_state_bytes
-from anyoptim.registry import optimizer_info
-from anyoptim.suggestions import suited_arguments
+from anyoptim.memory.state import measured_state_bytes
+from anyoptim.names.registry import optimizer_info
+from anyoptim.planning.suggestions import suited_arguments
 
 OnStep = Callable[[int, float], None]
 """Called after each step with the step's number, from 1, and its loss."""

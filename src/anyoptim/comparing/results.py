@@ -14,8 +14,8 @@ from typing import Any
 import anyoptim
 from anyoptim.comparing.race import Entry, Run
 from anyoptim.comparing.tasks import Task
-from anyoptim.registry import optimizer_info
-from anyoptim.suggestions import suited_arguments, usual_rates
+from anyoptim.names.registry import optimizer_info
+from anyoptim.planning.suggestions import suited_arguments, usual_rates
 
 
 def entries(

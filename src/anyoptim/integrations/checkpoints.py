@@ -24,14 +24,14 @@ from typing import Any
 
 import torch
 
+from anyoptim.building.records import built, refuse_other
+from anyoptim.building.training_weights import average_in_place, expect_training_weights, has_two_sets
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import CheckpointError, OptimError
 from anyoptim.integrations.deepspeed import refuse_deepspeeds_own_optimizer
 from anyoptim.integrations.patching import replace
 from anyoptim.integrations.reports import OptimizerRecord
-from anyoptim.records import built, refuse_other
-from anyoptim.training_weights import average_in_place, expect_training_weights, has_two_sets
 
 _STATE = "trainer_state.json"
 _UNFINISHED = "checkpoint-is-incomplete.txt"  # transformers' own sentinel of an emergency save

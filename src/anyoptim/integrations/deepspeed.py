@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anyoptim import registry
 from anyoptim.errors import UnsupportedError
+from anyoptim.names import registry
 
 
 def refuse_deepspeeds_own_optimizer(trainer: Any) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from anyoptim.arguments.values import convert
 from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.integrations.presets import PRESETS
-from anyoptim.packages import need_transformers
-from anyoptim.values import convert
+from anyoptim.names.packages import need_transformers
 
 
 def load_config(source: str) -> Any:

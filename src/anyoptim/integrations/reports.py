@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from anyoptim.building.records import built, describe, record_of
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.integrations.patching import replace
-from anyoptim.records import built, describe, record_of
 
 
 class OptimizerRecord(TrainerCallback):

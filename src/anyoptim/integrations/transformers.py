@@ -28,15 +28,15 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from anyoptim import registry
+from anyoptim.arguments.settings import Fields
+from anyoptim.building.records import built, forget_other_parameters, record_of
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimError, UnknownOptimizerError, UnsupportedError
 from anyoptim.integrations.patching import replace
-from anyoptim.packages import need_transformers
-from anyoptim.planning import Plan, plan
-from anyoptim.records import built, forget_other_parameters, record_of
-from anyoptim.settings import Fields
-from anyoptim.spec import OptimizerSpec
+from anyoptim.names import registry
+from anyoptim.names.packages import need_transformers
+from anyoptim.names.spec import OptimizerSpec
+from anyoptim.planning.plan import Plan, plan
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from anyoptim.errors import OptimError
-from anyoptim.packages import need_transformers
-from anyoptim.spec import OptimizerSpec
+from anyoptim.names.packages import need_transformers
+from anyoptim.names.spec import OptimizerSpec
 from anyoptim.testing.checks import CHECKS, NotApplicable
 from anyoptim.testing.subject import Subject
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from anyoptim import registry
+from anyoptim.names import registry
 from anyoptim.testing.subject import Subject, tiny_model, weights
 
 _STEPS = 3

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anyoptim.comparing.stdlib_text import Bytes
-from anyoptim.planning import Plan, plan
-from anyoptim.registry import optimizer_info
-from anyoptim.spec import REQUIRED, OptimizerSpec
+from anyoptim.names.registry import optimizer_info
+from anyoptim.names.spec import REQUIRED, OptimizerSpec
+from anyoptim.planning.plan import Plan, plan
 
 STEPS, SAVED_AT, BATCH = 12, 6, 8
 _LENGTH = 32

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from anyoptim.roles import Role
-from anyoptim.structure import Place
+from anyoptim.names.role import Role
+from anyoptim.routing.structure import Place
 
 
 def layer_numbers(model: nn.Module, places: Sequence[Place]) -> tuple[dict[str, int], int]:

@@ -16,11 +16,11 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor import Shard as ShardOf
 
 from anyoptim.errors import OptimError, UnsupportedError, did_you_mean
-from anyoptim.layers import layer_numbers
-from anyoptim.memory import Shard, local_bytes, state_memory
+from anyoptim.memory.state import Shard, local_bytes, state_memory
+from anyoptim.routing.layers import layer_numbers
 
 if TYPE_CHECKING:
-    from anyoptim.planning import Plan
+    from anyoptim.planning.plan import Plan
 
 
 @dataclass(frozen=True)

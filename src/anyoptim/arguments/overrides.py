@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anyoptim.errors import OptimArgsError, did_you_mean
-from anyoptim.roles import EMBEDDINGS, Role
-from anyoptim.spec import Hyperparameter, Interval
+from anyoptim.names.role import EMBEDDINGS, Role
+from anyoptim.names.spec import Hyperparameter, Interval
 
 if TYPE_CHECKING:
-    from anyoptim.structure import Place
+    from anyoptim.routing.structure import Place
 
 _Typed = Callable[[object, Hyperparameter, str], object]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from anyoptim.errors import OptimError
-from anyoptim.footprint import Footprint, sharding
-from anyoptim.planning import plan
-from anyoptim.registry import optimizer_info
-from anyoptim.suggestions import suited_arguments
+from anyoptim.memory.footprint import Footprint, sharding
+from anyoptim.names.registry import optimizer_info
+from anyoptim.planning.plan import plan
+from anyoptim.planning.suggestions import suited_arguments
 
 
 @dataclass(frozen=True)

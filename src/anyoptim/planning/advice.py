@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch.distributed.tensor import DTensor
 
+from anyoptim.arguments.settings import Fields, Settings
 from anyoptim.engines.engine import several_processes
 from anyoptim.errors import UnsupportedError
-from anyoptim.routing import Routing
-from anyoptim.settings import Fields, Settings
-from anyoptim.spec import Implementation, OptimizerSpec
+from anyoptim.names.spec import Implementation, OptimizerSpec
+from anyoptim.routing.routes import Routing
 
 _CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
 _FAR = 10.0

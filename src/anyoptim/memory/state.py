@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from anyoptim.groups import GroupDict
-    from anyoptim.planning import Plan
-    from anyoptim.spec import Traits
+    from anyoptim.names.spec import Traits
+    from anyoptim.planning.plan import Plan
+    from anyoptim.routing.groups import GroupDict
 
 Shard = Callable[[Tensor], Tensor]
 """Takes a parameter's stand-in and returns what one process holds of it."""

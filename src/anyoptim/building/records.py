@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
+from anyoptim.arguments.settings import Settings
 from anyoptim.errors import CheckpointError
-from anyoptim.settings import Settings
-from anyoptim.spec import OptimizerSpec, Traits
+from anyoptim.names.spec import OptimizerSpec, Traits
 from anyoptim.text import plain
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from anyoptim import packages
 from anyoptim.errors import MissingPackageError, OptimError
-from anyoptim.roles import EVERY_ROLE, Role
+from anyoptim.names import packages
+from anyoptim.names.role import EVERY_ROLE, Role
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -117,7 +117,7 @@ class Implementation:
             parameter, or the model.
         group_flag: what tells its targets from the rest within one optimizer.
         skips_init: its module is imported without its package's ``__init__``, which needs what it does not.
-        mends: functions of ``anyoptim.mends``, by name, that are applied to what is built.
+        mends: functions of ``anyoptim.building.mends``, by name, that are applied to what is built.
         install: how it is installed, where that is neither an extra nor ``pip install`` of the package.
         device: the accelerator that it cannot do without, as torch names it; empty: it runs on a CPU too.
         refused: keywords that would break the build, or that only another implementation takes, with the reason.

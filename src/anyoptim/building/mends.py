@@ -18,8 +18,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim import packages
-from anyoptim.roles import EMBEDDINGS, Role
+from anyoptim.names import packages
+from anyoptim.names.role import EMBEDDINGS, Role
 
 RoleOf = Callable[[Tensor], "Role | None"]
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from anyoptim.engines.composite import MEMBER
-from anyoptim.structure import shape_of
+from anyoptim.routing.structure import shape_of
 from anyoptim.text import collapse, format_bytes, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from anyoptim.planning import Plan
-    from anyoptim.routing import Route
+    from anyoptim.planning.plan import Plan
+    from anyoptim.routing.routes import Route
 
 
 BESIDE = "adamw_torch"

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
+from anyoptim.arguments.settings import Settings
 from anyoptim.engines.composite import MEMBER
 from anyoptim.errors import OptimArgsError
-from anyoptim.routing import Route, Routing
-from anyoptim.settings import Settings
-from anyoptim.spec import OptimizerSpec
+from anyoptim.names.spec import OptimizerSpec
+from anyoptim.routing.routes import Route, Routing
 
 
 class GroupDict(TypedDict, total=False):

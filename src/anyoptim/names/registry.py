@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from anyoptim import packages
 from anyoptim.errors import OptimError, UnknownOptimizerError, did_you_mean
-from anyoptim.spec import Implementation, OptimizerSpec, spec_of
+from anyoptim.names import packages
+from anyoptim.names.spec import Implementation, OptimizerSpec, spec_of
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
 

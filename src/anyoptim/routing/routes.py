@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from torch import nn
 
+from anyoptim.arguments.overrides import Adjustment
+from anyoptim.arguments.settings import Settings
 from anyoptim.errors import OptimError
-from anyoptim.layers import layer_numbers
-from anyoptim.overrides import Adjustment
-from anyoptim.roles import Role
-from anyoptim.settings import Settings
-from anyoptim.spec import OptimizerSpec
-from anyoptim.structure import Place, read_structure
-from anyoptim.targets import Choice, choose_targets
+from anyoptim.names.role import Role
+from anyoptim.names.spec import OptimizerSpec
+from anyoptim.routing.layers import layer_numbers
+from anyoptim.routing.structure import Place, read_structure
+from anyoptim.routing.targets import Choice, choose_targets
 
 # transformers.Trainer.get_decay_parameter_names: these, and all parameters of a LayerNorm, do not decay
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")

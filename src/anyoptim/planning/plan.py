@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from anyoptim import mends
-from anyoptim.advice import advise, refuse
+from anyoptim.arguments.settings import Fields, Setting, Settings, resolve
+from anyoptim.building import mends
+from anyoptim.building.records import stamp
+from anyoptim.building.training_weights import keep_training_weights
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import MEMBER, CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
-from anyoptim.footprint import Footprint, footprint
-from anyoptim.groups import GroupDict, make_groups
-from anyoptim.memory import StateMemory, state_memory
-from anyoptim.records import stamp
-from anyoptim.registry import optimizer_info
-from anyoptim.roles import Role
-from anyoptim.routing import Routing, route
-from anyoptim.settings import Fields, Setting, Settings, resolve
-from anyoptim.spec import Implementation, OptimizerSpec
-from anyoptim.table import plan_dict, plan_table
+from anyoptim.memory.footprint import Footprint, footprint
+from anyoptim.memory.state import StateMemory, state_memory
+from anyoptim.names.registry import optimizer_info
+from anyoptim.names.role import Role
+from anyoptim.names.spec import Implementation, OptimizerSpec
+from anyoptim.planning.advice import advise, refuse
+from anyoptim.planning.table import plan_dict, plan_table
+from anyoptim.routing.groups import GroupDict, make_groups
+from anyoptim.routing.routes import Routing, route
 from anyoptim.text import format_bytes
-from anyoptim.training_weights import keep_training_weights
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -101,7 +101,7 @@ class Plan:
             sharding: ``"ddp"``, ``"fsdp2"``, ``"zero1"``, ``"zero2"`` or ``"zero3"``.
 
         Raises:
-            OptimError: see :func:`anyoptim.footprint.footprint`.
+            OptimError: see :func:`anyoptim.memory.footprint.footprint`.
         """
         return footprint(self, ranks, sharding)
 

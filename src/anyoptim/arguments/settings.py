@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from anyoptim.arguments import (
+from anyoptim.arguments.overrides import GROUP_OPTIONS, Entry, Overrides
+from anyoptim.arguments.parsing import (
     TRAINING_ARGUMENTS_FIELDS,
     accepted_keys,
     check,
@@ -16,8 +17,7 @@ from anyoptim.arguments import (
     typed,
 )
 from anyoptim.errors import OptimArgsError
-from anyoptim.overrides import GROUP_OPTIONS, Entry, Overrides
-from anyoptim.spec import ITS_OWN, REQUIRED, Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.names.spec import ITS_OWN, REQUIRED, Hyperparameter, Implementation, OptimizerSpec
 
 SHARED_BY_HYBRIDS = ("lr", "weight_decay")
 """What a hybrid's fallback takes over where it has no value of its own."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from anyoptim.errors import TargetModulesError, did_you_mean
-from anyoptim.roles import LINEAR, NAMED_ALONE, ROLE_TARGETS, Role
-from anyoptim.structure import Place, Structure
+from anyoptim.names.role import LINEAR, NAMED_ALONE, ROLE_TARGETS, Role
+from anyoptim.routing.structure import Place, Structure
 
 
 @dataclass(frozen=True)

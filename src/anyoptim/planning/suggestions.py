@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from anyoptim.registry import optimizer_info
-from anyoptim.spec import OptimizerSpec
+from anyoptim.names.registry import optimizer_info
+from anyoptim.names.spec import OptimizerSpec
 
 
 def suited_arguments(

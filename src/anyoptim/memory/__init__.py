@@ -1,0 +1,1 @@
+"""Bytes before anything is built, of one process and of many."""

@@ -1,0 +1,1 @@
+"""What a name means: specs as data, the registry of them, and the packages behind them."""

@@ -1,0 +1,1 @@
+"""Plans: what would be built, said to a person, and built when asked."""
