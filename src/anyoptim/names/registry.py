@@ -18,6 +18,8 @@ from anyoptim.names import packages
 from anyoptim.names.spec import Implementation, OptimizerSpec, spec_of
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
+CATALOGUE = "anyoptim.catalog"
+"""Found by its name, as plug-ins are: specs are made of what stands in this room."""
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -229,11 +231,9 @@ def _load_catalogue() -> None:
     if _catalogue_loaded:
         return
     _catalogue_loaded = True
-    from anyoptim import catalog
-
-    for module_info in pkgutil.iter_modules(catalog.__path__):
+    for module_info in pkgutil.iter_modules(importlib.import_module(CATALOGUE).__path__):
         if not module_info.name.startswith("_"):
-            module = importlib.import_module(f"{catalog.__name__}.{module_info.name}")
+            module = importlib.import_module(f"{CATALOGUE}.{module_info.name}")
             specs: Iterable[OptimizerSpec] = module.SPECS
             for spec in specs:
                 _add(spec, replace=False)
