@@ -15,7 +15,7 @@ from toys import NAMES
 import anyoptim
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
-from anyoptim.names.spec import Hyperparameter
+from anyoptim.names.hyperparameters import Hyperparameter
 
 ENGINES = [name for name in NAMES if anyoptim.optimizer_info(name).default.name == "native"]
 ALGORITHMS = list({anyoptim.optimizer_info(name).default.class_path: name for name in reversed(ENGINES)}.values())[::-1]

@@ -15,7 +15,7 @@ import anyoptim
 from anyoptim import OptimArgsError, parse_optim_args
 from anyoptim.arguments.overrides import GROUP_OPTIONS
 from anyoptim.arguments.parsing import accepted_keys
-from anyoptim.names.spec import REQUIRED
+from anyoptim.names.hyperparameters import REQUIRED
 
 KEYS = [(name, key) for name in NAMES for key in accepted_keys(anyoptim.optimizer_info(name).default)]
 

@@ -23,8 +23,8 @@ from transformers.training_args import OptimizerNames
 import anyoptim
 from anyoptim.catalog._index import FOLDER, read_index
 from anyoptim.names import registry
+from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.role import EMBEDDINGS
-from anyoptim.names.spec import REQUIRED
 from anyoptim.testing import CHECKS
 
 ROOT = Path(__file__).parent.parent

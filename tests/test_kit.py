@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import anyoptim
-from anyoptim.names.spec import Implementation, OptimizerSpec, spec_of
+from anyoptim.names.signatures import spec_of
+from anyoptim.names.spec import Implementation, OptimizerSpec
 from anyoptim.testing import CHECKS, check_optimizer
 from anyoptim.testing.sharded import train_sharded
 from anyoptim.testing.subject import Subject
@@ -161,7 +162,7 @@ class ActsOtherwiseCompiled(Good):
 
 def register(cls: type[torch.optim.Optimizer], **fields: Any) -> str:
     """Register a class as a plug-in would, with ``fused_backward`` offered."""
-    from anyoptim.names.spec import FUSED_BACKWARD
+    from anyoptim.names.hyperparameters import FUSED_BACKWARD
 
     spec = spec_of(cls, cls.__name__.lower(), summary="for a test")
     own = replace(spec.default, hyperparameters=(*spec.hyperparameters, FUSED_BACKWARD), licence="MIT", **fields)

@@ -15,7 +15,9 @@ from toys import NAMES, llama
 
 import anyoptim
 from anyoptim.names import registry
-from anyoptim.names.spec import REQUIRED, hyperparameters_of
+from anyoptim.names.composing import variant
+from anyoptim.names.hyperparameters import REQUIRED
+from anyoptim.names.signatures import hyperparameters_of
 
 ALL = anyoptim.list_optimizers()
 IMPLEMENTATIONS = [
@@ -160,12 +162,12 @@ def test_a_name_that_exists() -> None:
     with pytest.raises(anyoptim.OptimError, match="exists already"):
         anyoptim.register("torch/sgd")(torch.optim.SGD)
     with pytest.raises(anyoptim.OptimError, match="lower snake case"):
-        anyoptim.register(spec.variant("My-SGD"))
-    anyoptim.register(spec.variant("my_sgd", momentum=0.9))
-    anyoptim.register(spec.variant("my_sgd", momentum=0.8), replace=True)
+        anyoptim.register(variant(spec, "My-SGD"))
+    anyoptim.register(variant(spec, "my_sgd", momentum=0.9))
+    anyoptim.register(variant(spec, "my_sgd", momentum=0.8), replace=True)
     assert anyoptim.plan("my_sgd", None).hyperparameters["momentum"].value == 0.8
     with pytest.raises(anyoptim.OptimError, match="no hyperparameter 'momentun'"):
-        spec.variant("other", momentun=0.9)
+        variant(spec, "other", momentun=0.9)
 
 
 @pytest.mark.parametrize(

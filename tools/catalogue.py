@@ -18,7 +18,8 @@ from typing import Any, Literal, Union
 import torch
 
 from anyoptim.catalog._index import FOLDER, encoded_default
-from anyoptim.names.spec import REQUIRED, hyperparameters_of
+from anyoptim.names.hyperparameters import REQUIRED
+from anyoptim.names.signatures import hyperparameters_of
 
 Found = Iterator[tuple[str, Callable[..., object], dict[str, object]]]
 """Name, constructor, and defaults that differ from its own."""

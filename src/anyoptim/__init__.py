@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from anyoptim.errors import UnsupportedError as UnsupportedError
     from anyoptim.integrations.transformers import disable as disable
     from anyoptim.integrations.transformers import enable as enable
+    from anyoptim.names.hyperparameters import FUSED_BACKWARD as FUSED_BACKWARD
+    from anyoptim.names.hyperparameters import Hyperparameter as Hyperparameter
+    from anyoptim.names.hyperparameters import Interval as Interval
     from anyoptim.names.registry import list_optimizers as list_optimizers
     from anyoptim.names.registry import optimizer_info as optimizer_info
     from anyoptim.names.registry import register as register
-    from anyoptim.names.spec import Hyperparameter as Hyperparameter
     from anyoptim.names.spec import Implementation as Implementation
     from anyoptim.names.spec import OptimizerSpec as OptimizerSpec
     from anyoptim.names.spec import Traits as Traits
@@ -49,7 +51,9 @@ _HOME = {
     "list_optimizers": "names.registry",
     "optimizer_info": "names.registry",
     "register": "names.registry",
-    "Hyperparameter": "names.spec",
+    "FUSED_BACKWARD": "names.hyperparameters",
+    "Hyperparameter": "names.hyperparameters",
+    "Interval": "names.hyperparameters",
     "Implementation": "names.spec",
     "OptimizerSpec": "names.spec",
     "Traits": "names.spec",

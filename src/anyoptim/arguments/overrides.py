@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anyoptim.errors import OptimArgsError, did_you_mean
+from anyoptim.names.hyperparameters import Hyperparameter, Interval
 from anyoptim.names.role import EMBEDDINGS, Role
-from anyoptim.names.spec import Hyperparameter, Interval
 
 if TYPE_CHECKING:
     from anyoptim.routing.structure import Place

@@ -12,8 +12,9 @@ from typing import Literal
 from anyoptim.arguments.overrides import GROUP_OPTIONS, read_entries, read_patterns
 from anyoptim.arguments.values import common_type, convert, split_outside_brackets
 from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
+from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
 from anyoptim.names.registry import optimizer_info
-from anyoptim.names.spec import REQUIRED, Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.names.spec import Implementation, OptimizerSpec
 
 TRAINING_ARGUMENTS_FIELDS = {
     "learning_rate": "lr",

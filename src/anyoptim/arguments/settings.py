@@ -17,7 +17,8 @@ from anyoptim.arguments.parsing import (
     typed,
 )
 from anyoptim.errors import OptimArgsError
-from anyoptim.names.spec import ITS_OWN, REQUIRED, Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.names.hyperparameters import ITS_OWN, REQUIRED, Hyperparameter
+from anyoptim.names.spec import Implementation, OptimizerSpec
 
 SHARED_BY_HYBRIDS = ("lr", "weight_decay")
 """What a hybrid's fallback takes over where it has no value of its own."""

@@ -15,16 +15,9 @@ from typing import Any, Literal, Union
 
 from anyoptim.catalog._algorithms import ALGORITHMS, Algorithm
 from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE
-from anyoptim.names.spec import (
-    FUSED_BACKWARD,
-    ITS_OWN,
-    REQUIRED,
-    Hyperparameter,
-    Implementation,
-    Interval,
-    OptimizerSpec,
-    Traits,
-)
+from anyoptim.names.composing import pair
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, ITS_OWN, REQUIRED, Hyperparameter, Interval
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 FOLDER = Path(__file__).parent / "index"
 _ITS_OWN = "its own"
@@ -225,7 +218,7 @@ def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: M
         usual_lr=algorithm.usual_lr,
         aliases=(*((path,) if facts.name else ()), *facts.aliases),
     )
-    return spec.with_fallback(facts.fallback, name) if facts.fallback else spec
+    return pair(spec, facts.fallback, name) if facts.fallback else spec
 
 
 def _hyperparameters(rows: list[list[Any]]) -> Iterator[Hyperparameter]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from anyoptim.names.hyperparameters import Hyperparameter, Interval
 from anyoptim.names.role import EVERY_ROLE, Role
-from anyoptim.names.spec import Hyperparameter, Implementation, Interval
+from anyoptim.names.spec import Implementation
 
 NON_NEGATIVE = Interval(low=0.0)
 POSITIVE = Interval(low=0.0, open_low=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, native, weight_decay
+from anyoptim.names.composing import upstream, variant
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
 from anyoptim.names.role import MATRICES, Role
-from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _HYPERPARAMETERS = (
     lr(1e-3),
@@ -74,15 +76,17 @@ APOLLO = OptimizerSpec(
 
 SPECS = (
     APOLLO,
-    APOLLO.upstream("apollo_torch/apollo_adamw"),
-    APOLLO.variant(
+    upstream(APOLLO, "apollo_torch/apollo_adamw"),
+    variant(
+        APOLLO,
         "apollo_mini",
         summary="APOLLO-Mini: rank 1 and one scale per tensor, optimizer state close to none",
         rank=1,
         scale_type="tensor",
         scale=128.0,
     ),
-    APOLLO.variant(
+    variant(
+        APOLLO,
         "apollo_adamw_layerwise",
         summary="APOLLO inside the backward pass: gradients never pile up",
         fused_backward=True,

@@ -18,8 +18,10 @@ from anyoptim.catalog._shared import (
     native,
     weight_decay,
 )
+from anyoptim.names.composing import upstream, variant
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
 from anyoptim.names.role import MATRICES, Role
-from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _ADAMW = (lr(1e-3), betas(), eps(1e-6), weight_decay(), flag("correct_bias", "Adam's bias correction", default=True))
 _TARGET = (
@@ -76,7 +78,8 @@ ADAMW = OptimizerSpec(
     ),
 )
 # the 8-bit class of galore-torch needs CUDA
-ADAMW_8BIT = replace(ADAMW, implementations=ADAMW.implementations[:1]).variant(
+ADAMW_8BIT = variant(
+    replace(ADAMW, implementations=ADAMW.implementations[:1]),
     "galore_adamw_8bit",
     summary="GaLore with moments in 8 bits",
     optim_bits=8,
@@ -103,7 +106,8 @@ ADAFACTOR_SPEC = OptimizerSpec(
 
 
 def _layerwise(spec: OptimizerSpec) -> OptimizerSpec:
-    return spec.variant(
+    return variant(
+        spec,
         f"{spec.name}_layerwise",
         summary=f"{spec.summary}, inside the backward pass: gradients never pile up",
         fused_backward=True,
@@ -112,5 +116,5 @@ def _layerwise(spec: OptimizerSpec) -> OptimizerSpec:
 
 SPECS = (
     *(each for spec in (ADAMW, ADAFACTOR_SPEC, ADAMW_8BIT) for each in (spec, _layerwise(spec))),
-    *(spec.upstream(f"galore_torch/{spec.name}") for spec in (ADAMW, ADAFACTOR_SPEC)),
+    *(upstream(spec, f"galore_torch/{spec.name}") for spec in (ADAMW, ADAFACTOR_SPEC)),
 )

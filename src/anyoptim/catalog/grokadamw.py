@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from anyoptim.catalog._shared import FRACTION, NON_NEGATIVE, betas, eps, lr, native, weight_decay
-from anyoptim.names.spec import Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.names.composing import upstream
+from anyoptim.names.hyperparameters import Hyperparameter
+from anyoptim.names.spec import Implementation, OptimizerSpec
 
 _UNSUPPORTED = {"fused_backward": "its beta1 falls with a parameter's place among those that have a gradient"}
 _HYPERPARAMETERS = (
@@ -56,4 +58,4 @@ GROKADAMW = OptimizerSpec(
     ),
 )
 
-SPECS = (GROKADAMW, GROKADAMW.upstream("grokadamw/grokadamw"))
+SPECS = (GROKADAMW, upstream(GROKADAMW, "grokadamw/grokadamw"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE, lr, native, weight_decay
-from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec
+from anyoptim.names.composing import upstream
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.spec import Implementation, OptimizerSpec
 
 _FUSED = replace(FUSED_BACKWARD, default=True)
 _CLIP_VALUE = Hyperparameter("clip_grad_value", float | None, None, "clamp gradients to [-value, value]", POSITIVE)
@@ -106,4 +108,4 @@ _ENGINES = (
     ),
 )
 
-SPECS = (*_ENGINES, *(spec.upstream(f"lomo_optim/{spec.name}") for spec in _ENGINES))
+SPECS = (*_ENGINES, *(upstream(spec, f"lomo_optim/{spec.name}") for spec in _ENGINES))

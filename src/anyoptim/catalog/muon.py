@@ -6,8 +6,10 @@ from typing import Literal
 
 from anyoptim.catalog._shared import NON_NEGATIVE, SHARDED_PART, flag, lr, momentum, native, weight_decay
 from anyoptim.catalog.torch import ADAMW
+from anyoptim.names.composing import pair, upstream
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter, Interval
 from anyoptim.names.role import MATRICES, Role
-from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, Interval, OptimizerSpec, Traits
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _HYPERPARAMETERS = (
     lr(1e-3),
@@ -31,7 +33,7 @@ _HYPERPARAMETERS = (
     FUSED_BACKWARD,
 )
 
-MUON = OptimizerSpec(
+_MATRICES_ALONE = OptimizerSpec(
     name="muon",
     summary="Muon on hidden matrices and expert stacks, AdamW on all other parameters",
     paper="https://kellerjordan.github.io/posts/muon/, arXiv 2502.16982",
@@ -49,6 +51,7 @@ MUON = OptimizerSpec(
             target_roles=MATRICES - {Role.EXPERT_STACK},
         ),
     ),
-).with_fallback(ADAMW, "muon")
+)
+MUON = pair(_MATRICES_ALONE, ADAMW, "muon")
 
-SPECS = (MUON, MUON.upstream("torch/muon"))
+SPECS = (MUON, upstream(MUON, "torch/muon"))

@@ -13,7 +13,8 @@ from anyoptim.catalog._shared import (
     optional_flag,
     weight_decay,
 )
-from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 SPECS = (
     *indexed(

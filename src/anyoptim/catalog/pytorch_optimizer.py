@@ -15,8 +15,9 @@ from anyoptim.catalog._shared import (
     SHARDED_REFUSED,
 )
 from anyoptim.catalog.torch import ADAMW
+from anyoptim.names.hyperparameters import Hyperparameter
 from anyoptim.names.role import MATRICES, Role
-from anyoptim.names.spec import GroupFlag, Hyperparameter, Traits
+from anyoptim.names.spec import GroupFlag, Traits
 
 _LINEAR = {"target_roles": MATRICES - {Role.EXPERT_STACK}}
 _MUON = Facts(

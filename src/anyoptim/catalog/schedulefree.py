@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
-from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _WARMUP = Hyperparameter("warmup_steps", int, 0, "steps of the optimizer's own linear warmup", NON_NEGATIVE)
 _AVERAGING = (

@@ -21,7 +21,8 @@ from anyoptim.catalog._shared import (
     momentum,
     weight_decay,
 )
-from anyoptim.names.spec import GroupFlag, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.hyperparameters import Hyperparameter
+from anyoptim.names.spec import GroupFlag, Implementation, OptimizerSpec, Traits
 
 # of the packages that offer them, see benchmarks/results/bare_names.md
 _FASTEST = ("adabelief", "kron", "laprop", "lars", "madgrad", "mars", "novograd")

@@ -22,7 +22,9 @@ from anyoptim.catalog._shared import (
     momentum,
     weight_decay,
 )
-from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.composing import variant
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _L2 = "L2 penalty added to the gradient"
 
@@ -69,7 +71,7 @@ ADAMW = OptimizerSpec(
 )
 
 # the fused kernel computes in float32
-_FUSED = ADAMW.variant("adamw_torch_fused", summary="AdamW of torch.optim, one fused kernel per step", fused=True)
+_FUSED = variant(ADAMW, "adamw_torch_fused", summary="AdamW of torch.optim, one fused kernel per step", fused=True)
 _FUSED = replace(_FUSED, implementations=tuple(replace(each, limits={}) for each in _FUSED.implementations))
 
 SPECS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anyoptim.catalog._index import Facts, indexed
+from anyoptim.names.composing import variant
 from anyoptim.names.spec import Traits
 
 _ADAM_FIELDS = Traits(adam_fields=True)
@@ -21,5 +22,5 @@ _PACKAGE = indexed(
 SPECS = (
     *_PACKAGE,
     # transformers gives it larger blocks than the package does
-    *(spec.variant("adamw_torch_4bit", block_size=256) for spec in _PACKAGE if spec.name == "torchao/adamw_4bit"),
+    *(variant(spec, "adamw_torch_4bit", block_size=256) for spec in _PACKAGE if spec.name == "torchao/adamw_4bit"),
 )

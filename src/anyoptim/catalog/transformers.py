@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from anyoptim.catalog._shared import ADAFACTOR, RELATIVE_STEP, betas, eps, flag, lr, weight_decay
-from anyoptim.names.spec import FUSED_BACKWARD, ITS_OWN, Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, ITS_OWN, Hyperparameter
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _ADAMW = (lr(1e-3), betas(), eps(), weight_decay(1e-2))
 

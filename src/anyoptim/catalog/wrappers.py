@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from anyoptim.catalog._shared import AT_LEAST_ONE, DECAY, FRACTION, NON_NEGATIVE, POSITIVE, flag, native
-from anyoptim.names.spec import Hyperparameter, Implementation, OptimizerSpec, Traits
+from anyoptim.names.hyperparameters import Hyperparameter
+from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _TWO_SETS = "it would average or move weights that a schedule-free optimizer swaps with its average"
 _TWICE = "both would evaluate the loss again, each at weights of its own"

@@ -9,8 +9,9 @@ from anyoptim.arguments.overrides import GROUP_OPTIONS
 from anyoptim.arguments.values import type_name
 from anyoptim.cli.list import spec_summary
 from anyoptim.cli.output import AsJson, Name, print_json, print_rich
+from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
 from anyoptim.names.registry import optimizer_info
-from anyoptim.names.spec import REQUIRED, Hyperparameter, OptimizerSpec
+from anyoptim.names.spec import OptimizerSpec
 from anyoptim.text import plain
 
 EXAMPLES = ("anyoptim info apollo_adamw", "anyoptim info 'lookahead(lion)'", "anyoptim info timm/lamb --json")

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-MEMBER = "optimizer"
-"""The key of a param group that names the optimizer it is for."""
+from anyoptim.names.composing import MEMBER
 
 
 class CompositeOptimizer(Optimizer):

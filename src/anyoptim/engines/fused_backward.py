@@ -17,10 +17,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from anyoptim.engines.composite import MEMBER, CompositeOptimizer
+from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.engine import Engine, several_processes, whole, wide
 from anyoptim.engines.facade import Facade
 from anyoptim.errors import UnsupportedError
+from anyoptim.names.composing import MEMBER
 
 
 class FusedBackward(Facade):

@@ -14,8 +14,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from anyoptim.errors import OptimError, UnknownOptimizerError, did_you_mean
-from anyoptim.names import packages
-from anyoptim.names.spec import Implementation, OptimizerSpec, spec_of
+from anyoptim.names import composing, packages
+from anyoptim.names.signatures import spec_of
+from anyoptim.names.spec import Implementation, OptimizerSpec
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
 CATALOGUE = "anyoptim.catalog"
@@ -111,7 +112,7 @@ def optimizer_info(name: str) -> OptimizerSpec:
             return spec
     wrapped = _WRAPPED.fullmatch(key)
     if wrapped:
-        return optimizer_info(wrapped["inner"]).wrapped_in(optimizer_info(wrapped["wrapper"]))
+        return composing.wrapped(optimizer_info(wrapped["inner"]), optimizer_info(wrapped["wrapper"]))
     if "+" in key:
         return _pair(key)
     if ":" in key:
@@ -125,7 +126,8 @@ def _pair(name: str) -> OptimizerSpec:
     if not matrix or not rest or "+" in rest:
         raise UnknownOptimizerError(f"{name!r} is no pair; write it as matrix_optimizer+fallback, such as 'muon+lion'.")
     first, second = optimizer_info(matrix), optimizer_info(rest)
-    return first.with_fallback(
+    return composing.pair(
+        first,
         second,
         f"{first.name}+{second.name}",
         summary=f"{first.name} on the target modules, {second.name} on all other parameters",

@@ -20,11 +20,12 @@ from anyoptim.building import mends
 from anyoptim.building.records import stamp
 from anyoptim.building.training_weights import keep_training_weights
 from anyoptim.engines.closure import WithClosure
-from anyoptim.engines.composite import MEMBER, CompositeOptimizer
+from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
 from anyoptim.memory.footprint import Footprint, footprint
 from anyoptim.memory.state import StateMemory, state_memory
+from anyoptim.names.composing import MEMBER
 from anyoptim.names.registry import optimizer_info
 from anyoptim.names.role import Role
 from anyoptim.names.spec import Implementation, OptimizerSpec

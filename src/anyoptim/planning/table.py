@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from anyoptim.engines.composite import MEMBER
+from anyoptim.names.composing import MEMBER
 from anyoptim.routing.structure import shape_of
 from anyoptim.text import collapse, format_bytes, plain
 

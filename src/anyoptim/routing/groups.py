@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from anyoptim.arguments.settings import Settings
-from anyoptim.engines.composite import MEMBER
 from anyoptim.errors import OptimArgsError
+from anyoptim.names.composing import MEMBER
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.routing.routes import Route, Routing
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anyoptim.errors import OptimArgsError
 from anyoptim.memory.state import measured_state_bytes
-from anyoptim.names.spec import ITS_OWN, REQUIRED
+from anyoptim.names.hyperparameters import ITS_OWN, REQUIRED
 from anyoptim.testing.sharded import train_sharded
 from anyoptim.testing.subject import SAVED_AT, STEPS, Subject, batch, moved, tensors, tiny_model, weights
 from anyoptim.text import format_bytes

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anyoptim.comparing.stdlib_text import Bytes
+from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.registry import optimizer_info
-from anyoptim.names.spec import REQUIRED, OptimizerSpec
+from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.plan import Plan, plan
 
 STEPS, SAVED_AT, BATCH = 12, 6, 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyoptim.names.spec import FUSED_BACKWARD, Hyperparameter, Implementation, Interval, OptimizerSpec
+from anyoptim import FUSED_BACKWARD, Hyperparameter, Implementation, Interval, OptimizerSpec
 
 SIGN = OptimizerSpec(
     name="example_sign",

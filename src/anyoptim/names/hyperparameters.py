@@ -1,0 +1,86 @@
+"""One keyword that an optimizer takes, as plain data: its type, default, range and whose it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Scope = Literal["optimizer", "target", "facade", "fallback", "wrapper", "groups"]
+
+
+class _Marker:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+REQUIRED: Final = _Marker("required")
+"""The default of a hyperparameter that has none."""
+
+ITS_OWN: Final = _Marker("its own")
+"""A default that is no plain value (a function, a marker): the constructor is not given the keyword."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers a hyperparameter may take; ``str()`` writes it as mathematics does."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f"{'>' if self.open_low else '>='} {self.low:g}"
+        return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One keyword that ``optim_args`` accepts.
+
+    Args:
+        name: the name in the paper or the backing constructor.
+        type: its annotation (``float``, ``bool | None``, ``tuple[float, float]``, ``Literal[...]``,
+            ``"torch.dtype"``), which decides how text is read. ``None``: read by the look of it.
+        default: the value when nobody sets it, or ``REQUIRED``, or ``ITS_OWN``.
+        help: one line for a person.
+        within: the allowed range, of each element for a tuple.
+        scope: ``"optimizer"``: a constructor keyword, for every group. ``"target"``: a key of the
+            groups that hold target modules only. ``"facade"``: read by the plan, which wraps what it builds.
+            ``"fallback"``: a constructor keyword of the optimizer of all that is no target, ``fallback_`` before its
+            own name. ``"wrapper"``: a constructor keyword of a wrapper, the wrapper's name before its own.
+            ``"groups"``: overrides of single groups, which every optimizer takes.
+        taken_from: the field of TrainingArguments, ``args.max_steps``, or of the model's configuration,
+            ``config.hidden_size``, that gives the value where the user does not.
+        member: the optimizer inside a hybrid, or the wrapper around one, that takes it; empty: the spec's own.
+        keyword: its name there; the same unless a member's name stands before it.
+    """
+
+    name: str
+    type: object
+    default: object = REQUIRED
+    help: str = ""
+    within: Interval | None = None
+    scope: Scope = "optimizer"
+    taken_from: str = ""
+    member: str = ""
+    keyword: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.keyword:
+            object.__setattr__(self, "keyword", self.name)
+
+
+FUSED_BACKWARD = Hyperparameter(
+    "fused_backward", bool, False, "update inside the backward pass, so gradients never pile up", scope="facade"
+)
+"""For implementations whose step updates each parameter from its own gradient, state and group alone."""
