@@ -13,11 +13,11 @@ from toys import NAMES
 
 import anyoptim
 from anyoptim import OptimArgsError, parse_optim_args
+from anyoptim.arguments.keys import keys_of
 from anyoptim.arguments.overrides import GROUP_OPTIONS
-from anyoptim.arguments.parsing import accepted_keys
 from anyoptim.names.hyperparameters import REQUIRED
 
-KEYS = [(name, key) for name in NAMES for key in accepted_keys(anyoptim.optimizer_info(name).default)]
+KEYS = [(name, key) for name in NAMES for key in keys_of(anyoptim.optimizer_info(name).default)]
 
 
 class Everything(torch.optim.SGD):
@@ -142,7 +142,7 @@ def test_mistakes_name_the_key(text: Any, message: str) -> None:
 @pytest.mark.parametrize(("name", "key"), KEYS)
 def test_a_typo_in_any_key_is_caught_and_mended(name: str, key: str) -> None:
     typo = key + "x" if len(key) < 3 else key[:-2] + key[-1] + key[-2]
-    if typo in accepted_keys(anyoptim.optimizer_info(name).default):
+    if typo in keys_of(anyoptim.optimizer_info(name).default):
         typo = key + "x"
     with pytest.raises(OptimArgsError) as caught:
         parse_optim_args(f"{typo}=1", name)
@@ -256,7 +256,7 @@ def _numbers(value: Any) -> list[float]:
 )
 def test_any_text_is_typed_or_refused(text: str) -> None:
     anyoptim.register("everything", replace=True)(Everything)
-    accepted = accepted_keys(anyoptim.optimizer_info("everything").default)
+    accepted = keys_of(anyoptim.optimizer_info("everything").default)
     try:
         parsed = parse_optim_args(text, "everything")
     except OptimArgsError as error:

@@ -21,8 +21,8 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, modelcard
 from transformers.training_args import OptimizerNames
 
 import anyoptim
-from anyoptim.arguments.parsing import TRAINING_ARGUMENTS_FIELDS
-from anyoptim.arguments.settings import CHANGEABLE_DEFAULTS
+from anyoptim.arguments.fields import CHANGEABLE_DEFAULTS
+from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS
 from anyoptim.integrations.transformers import _add_member, _remove_member
 from anyoptim.names import registry
 

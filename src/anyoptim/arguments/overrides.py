@@ -1,21 +1,16 @@
-"""What differs for some parameters: ``groups`` and its shorthands, such as ``layer_decay`` and ``no_decay``."""
+"""``groups`` and its shorthands, such as ``layer_decay``, as they are read: what differs for some parameters."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
+from anyoptim.arguments.values import check
 from anyoptim.errors import OptimArgsError, did_you_mean
 from anyoptim.names.hyperparameters import Hyperparameter, Interval
-from anyoptim.names.role import EMBEDDINGS, Role
-
-if TYPE_CHECKING:
-    from anyoptim.routing.structure import Place
-
-_Typed = Callable[[object, Hyperparameter, str], object]
 
 GROUP_OPTIONS = {
     each.name: each
@@ -68,21 +63,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Adjustment:
-    """What differs for one parameter, and by which rules.
-
-    Args:
-        values: hyperparameters of its group; ``lr_ratio`` stands for a learning rate in units of the optimizer's.
-        rule: what set them, for a person.
-        label: what messages call the entry that set them; empty without one.
-    """
-
-    values: Mapping[str, object]
-    rule: str
-    label: str = ""
-
-
-@dataclass(frozen=True)
 class Overrides:
     """Every override of one plan; see ``GROUP_OPTIONS``."""
 
@@ -95,106 +75,35 @@ class Overrides:
     def __bool__(self) -> bool:
         return self != Overrides()
 
-    def adjust(
-        self, places: Sequence[Place], layers: tuple[Mapping[str, int], int], optimizer: str
-    ) -> tuple[dict[str, Adjustment], list[str]]:
-        """Return the adjustment of each parameter that has one, by name, and notes.
-
-        Of the entries the first that matches a parameter wins, and its keys win over the shorthands. ``layer_decay``
-        multiplies every rate that is not given as a number.
+    @classmethod
+    def of(cls, values: Mapping[str, Any], optimizer: str) -> Overrides:
+        """Return what typed values say.
 
         Args:
-            places: the trainable parameters.
-            layers: what ``layers.layer_numbers`` returns.
+            values: of ``GROUP_OPTIONS``, by name; those that were given.
             optimizer: its name, for messages.
-
-        Raises:
-            OptimArgsError: an entry or a shorthand matches no parameter.
         """
-        entry_of: dict[str, Entry] = {}
-        notes: list[str] = []
-        for entry in self.entries:
-            found = _found(entry.match, places, entry.label)
-            new = [place for place in found if place.name not in entry_of]
-            entry_of.update((place.name, entry) for place in new)
-            if not new:
-                notes.append(f"groups entry {entry.match!r} is never used: earlier ones match all that it matches")
-        undecayed: dict[str, str] = {}
-        for text in self.no_decay:
-            for place in _found(text, places, f"{optimizer}: no_decay {text!r}"):
-                undecayed.setdefault(place.name, text)
-        self._refuse_ineffective(places, layers, optimizer)
-        adjustments: dict[str, Adjustment] = {}
-        for place in places:
-            own = entry_of.get(place.name)
-            values, rules = self._rate(place, own, layers)
-            if place.name in undecayed and not (own and "weight_decay" in own.values):
-                values["weight_decay"] = 0.0
-                rules.append(f"no_decay {undecayed[place.name]}")
-            if own:
-                values = {**own.values, **values}
-                rules.insert(0, own.match)
-            if values:
-                adjustments[place.name] = Adjustment(values, ", ".join(rules), own.label if own else "")
-        return adjustments, notes
-
-    def _rate(
-        self, place: Place, entry: Entry | None, layers: tuple[Mapping[str, int], int]
-    ) -> tuple[dict[str, object], list[str]]:
-        """Return ``lr`` or ``lr_ratio`` of a parameter, if it differs, and the shorthands that set it."""
-        given = entry.values if entry else {}
-        ratio, rules = 1.0, []
-        if "lr" in given:
-            return {}, []
-        if "lr_ratio" in given:
-            ratio = float(given["lr_ratio"])  # type: ignore[arg-type]  # typed by LR_RATIO
-        elif self.embedding_lr is not None and place.role in EMBEDDINGS:
-            return {"lr": self.embedding_lr}, ["embedding_lr"]
-        elif self.lora_plus_ratio is not None and place.role is Role.LORA_B:
-            ratio, rules = self.lora_plus_ratio, ["lora_plus_ratio"]
-        if self.layer_decay is not None:
-            numbers, last = layers
-            exponent = last - numbers[place.name]
-            if exponent:
-                ratio *= self.layer_decay**exponent
-                rules.append("layer_decay")
-        return ({"lr_ratio": ratio} if rules or "lr_ratio" in given else {}), rules
-
-    def _refuse_ineffective(
-        self, places: Sequence[Place], layers: tuple[Mapping[str, int], int], optimizer: str
-    ) -> None:
-        roles = {place.role for place in places}
-        if self.lora_plus_ratio is not None and Role.LORA_B not in roles:
-            raise OptimArgsError(f"{optimizer}: lora_plus_ratio matches nothing: the model trains no LoRA B matrix.")
-        if self.embedding_lr is not None and not roles & EMBEDDINGS:
-            raise OptimArgsError(f"{optimizer}: embedding_lr matches nothing: the model trains no embedding.")
-        if self.layer_decay is not None and not layers[0]:
-            raise OptimArgsError(f"{optimizer}: layer_decay has no effect: the model has no list of layers.")
-
-
-def _found(match: str, places: Sequence[Place], label: str) -> list[Place]:
-    regex = re.compile(match)
-    found = [each for each in places if regex.search(each.name) or regex.search(each.bare_name)]
-    if not found:
-        parts = {part for each in places for part in each.bare_name.split(".") if not part.isdigit()}
-        word = max(re.findall(r"\w+", match) or [match], key=len)
-        raise OptimArgsError(f"{label} matches no trainable parameter.{did_you_mean(word, sorted(parts))}")
-    return found
-
-
-# ---------------------------------------------------------------- reading
+        given = dict(values)
+        entries = tuple(
+            Entry(
+                each["match"],
+                {key: value for key, value in each.items() if key != "match"},
+                f"{optimizer}: groups entry {number} ({each['match']!r})",
+            )
+            for number, each in enumerate(given.pop("groups", ()), start=1)
+        )
+        return cls(entries=entries, no_decay=tuple(given.pop("no_decay", ())), **given)
 
 
 def read_entries(
-    given: object, hyperparameters: Mapping[str, Hyperparameter], typed: _Typed, optimizer: str
-) -> tuple[Entry, ...]:
+    given: object, hyperparameters: Mapping[str, Hyperparameter], optimizer: str
+) -> list[dict[str, object]]:
     """Read ``groups``: a list of mappings, or that list as JSON.
 
     Args:
         given: each item has ``match``, a regex that is searched in parameter names, and hyperparameters by name, or
             ``lr_ratio``.
         hyperparameters: what a group may set.
-        typed: brings a value to a hyperparameter's type; its second argument is what messages call it.
         optimizer: its name, for messages.
 
     Raises:
@@ -209,13 +118,13 @@ def read_entries(
         raise OptimArgsError(
             f"{optimizer}: groups must be a list such as [{{'match': 'embed_tokens', 'lr': 1e-5}}], not {given!r}."
         )
-    return tuple(
-        _read_entry(each, f"{optimizer}: groups entry {number}", hyperparameters, typed)
+    return [
+        _read_entry(each, f"{optimizer}: groups entry {number}", hyperparameters)
         for number, each in enumerate(given, start=1)
-    )
+    ]
 
 
-def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperparameter], typed: _Typed) -> Entry:
+def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperparameter]) -> dict[str, object]:
     if not isinstance(given, Mapping) or not isinstance(given.get("match"), str) or not given["match"]:
         raise OptimArgsError(f"{label} must be a mapping with the key 'match', a regex, not {given!r}.")
     match = given["match"]
@@ -226,15 +135,15 @@ def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperpa
     if "lr" in given and "lr_ratio" in given:
         raise OptimArgsError(f"{label} has both lr and lr_ratio, which set the same value; give one.")
     accepted = {**hyperparameters, **({"lr_ratio": LR_RATIO} if "lr" in hyperparameters else {})}
-    values = {}
+    values: dict[str, object] = {"match": match}
     for key, value in given.items():
         if key == "match":
             continue
         if key not in accepted:
             close = did_you_mean(str(key), ["match", *accepted])
             raise OptimArgsError(f"{label} has the unknown key {key!r}.{close} It takes: match, {', '.join(accepted)}.")
-        values[str(key)] = typed(value, accepted[key], label)
-    return Entry(match, values, label)
+        values[str(key)] = check(value, accepted[key], label)
+    return values
 
 
 def read_patterns(given: object, label: str) -> tuple[str, ...]:

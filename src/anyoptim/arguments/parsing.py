@@ -5,25 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from numbers import Real
 from typing import Literal
 
+from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS, Key, group_keys, keys_of
 from anyoptim.arguments.overrides import GROUP_OPTIONS, read_entries, read_patterns
-from anyoptim.arguments.values import common_type, convert, split_outside_brackets
+from anyoptim.arguments.values import check, convert, split_outside_brackets
 from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
-from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
+from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.registry import optimizer_info
 from anyoptim.names.spec import Implementation, OptimizerSpec
-
-TRAINING_ARGUMENTS_FIELDS = {
-    "learning_rate": "lr",
-    "weight_decay": "weight_decay",
-    "adam_beta1": "beta1",
-    "adam_beta2": "beta2",
-    "adam_epsilon": "eps",
-}
-"""Fields of TrainingArguments and the hyperparameter, or element of ``betas``, that each one is."""
 
 _OVERRIDE = re.compile(r"(?P<match>.+)@(?P<key>\w+)\s*=(?P<value>.*)", re.DOTALL)
 
@@ -64,60 +54,27 @@ def typed(given: Mapping[str, object], spec: OptimizerSpec, implementation: Impl
         OptimArgsError: names the key, what it must be, and for an unknown one the close and the valid keys.
         UnsupportedError: a key that would train wrongly here, with the reason.
     """
-    accepted = accepted_keys(implementation)
+    accepted = keys_of(implementation)
     result: dict[str, object] = {}
-    for key, value in given.items():
-        if key == "implementation":
-            result[key] = implementation.name
-        elif key == "groups" and key in accepted:
-            entries = read_entries(value, _group_keys(implementation), check, spec.name)
-            result[key] = [{"match": each.match, **each.values} for each in entries]
-        elif key in accepted:
-            result[key] = check(value, accepted[key], spec.name)
-            if key == "no_decay" and result[key] is not None:
-                result[key] = list(read_patterns(result[key], f"{spec.name}: no_decay"))
-        elif key in implementation.refused:
-            raise OptimArgsError(f"{spec.name}: {key} cannot be set: {implementation.refused[key]}.")
-        elif key in implementation.unsupported:
-            raise UnsupportedError(f"{spec.name} does not support {key}: {implementation.unsupported[key]}.")
+    for name, value in given.items():
+        if name == "implementation":
+            result[name] = implementation.name
+        elif name == "groups" and name in accepted:
+            result[name] = read_entries(value, group_keys(implementation), spec.name)
+        elif name in accepted:
+            result[name] = check(value, accepted[name].value, spec.name)
+            if name == "no_decay" and result[name] is not None:
+                result[name] = list(read_patterns(result[name], f"{spec.name}: no_decay"))
+        elif name in implementation.refused:
+            raise OptimArgsError(f"{spec.name}: {name} cannot be set: {implementation.refused[name]}.")
+        elif name in implementation.unsupported:
+            raise UnsupportedError(f"{spec.name} does not support {name}: {implementation.unsupported[name]}.")
         else:
-            raise OptimArgsError(_unknown_key(key, spec, implementation, accepted))
-    for element in _betas_elements(implementation):
-        betas = element.name.rstrip("0123456789") + "s"
-        if element.name in result and betas in result:
-            raise OptimArgsError(f"{spec.name}: {betas} and {element.name} both set the same value; give one.")
+            raise OptimArgsError(_unknown_key(name, spec, implementation, accepted))
+    for name, key in accepted.items():
+        if key.element is not None and name in result and key.sets in result:
+            raise OptimArgsError(f"{spec.name}: {key.sets} and {name} both set the same value; give one.")
     return result
-
-
-def accepted_keys(implementation: Implementation) -> dict[str, Hyperparameter]:
-    """Return every key ``optim_args`` may hold, with ``beta1``, ``beta2`` for the elements of ``betas``."""
-    own = {each.name: each for each in implementation.hyperparameters}
-    options = GROUP_OPTIONS if implementation.takes_groups else {}
-    return {**options, **{each.name: each for each in _betas_elements(implementation)}, **own}
-
-
-def _group_keys(implementation: Implementation) -> dict[str, Hyperparameter]:
-    """Return what single groups may set: of a hybrid, the hyperparameters of both optimizers by their own names."""
-    own = {each.name: each for each in implementation.hyperparameters if each.scope in ("optimizer", "target")}
-    for each in implementation.hyperparameters:
-        if each.scope == "fallback":
-            name = each.name.removeprefix("fallback_")
-            own.setdefault(name, replace(each, name=name))
-    return own
-
-
-def check(value: object, hyperparameter: Hyperparameter, spec_name: str, origin: str = "") -> object:
-    """Return ``value`` in the hyperparameter's type, or raise an ``OptimArgsError`` that names it."""
-    label = f"{spec_name}: {hyperparameter.name}{f' ({origin})' if origin else ''}"
-    annotation = hyperparameter.type
-    if annotation is None and hyperparameter.default not in (None, REQUIRED):
-        annotation = common_type(hyperparameter.default)
-    converted = convert(value, annotation, label)
-    if hyperparameter.within is not None:
-        for number in converted if isinstance(converted, (tuple, list)) else (converted,):
-            if isinstance(number, Real) and float(number) not in hyperparameter.within:
-                raise OptimArgsError(f"{label} must be {hyperparameter.within}, not {number}.")
-    return converted
 
 
 def read_items(text: object, spec_name: str) -> dict[str, object]:
@@ -152,9 +109,7 @@ def read_items(text: object, spec_name: str) -> dict[str, object]:
     return _without_repeats(pairs, spec_name)
 
 
-def _unknown_key(
-    key: str, spec: OptimizerSpec, implementation: Implementation, accepted: Mapping[str, Hyperparameter]
-) -> str:
+def _unknown_key(key: str, spec: OptimizerSpec, implementation: Implementation, accepted: Mapping[str, Key]) -> str:
     alias = TRAINING_ARGUMENTS_FIELDS.get(key, "")
     close = f" Did you mean {alias!r}?" if alias in accepted else did_you_mean(key, [*accepted, "implementation"])
     listing = ", ".join(
@@ -162,17 +117,6 @@ def _unknown_key(
     )
     options = f" Every optimizer takes: {', '.join(GROUP_OPTIONS)}." if implementation.takes_groups else ""
     return f"{spec.name} has no hyperparameter {key!r}.{close} It takes: {listing}.{options}"
-
-
-def _betas_elements(implementation: Implementation) -> list[Hyperparameter]:
-    names = {each.name for each in implementation.hyperparameters}
-    return [
-        Hyperparameter(f"{each.name[:-1]}{number}", float, default, f"element {number} of {each.name}", each.within)
-        for each in implementation.hyperparameters
-        if each.name in ("betas", "fallback_betas") and isinstance(each.default, tuple)
-        for number, default in enumerate(each.default, start=1)
-        if f"{each.name[:-1]}{number}" not in names
-    ]
 
 
 def _read_json(text: str, spec_name: str) -> dict[str, object]:

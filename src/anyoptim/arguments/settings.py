@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
-from typing import Any
 
-from anyoptim.arguments.overrides import GROUP_OPTIONS, Entry, Overrides
-from anyoptim.arguments.parsing import (
-    TRAINING_ARGUMENTS_FIELDS,
-    accepted_keys,
-    check,
-    choose_implementation,
-    read_items,
-    typed,
+from anyoptim.arguments.fields import (
+    SHARED_BY_HYBRIDS,
+    Fields,
+    named_by_hyperparameters,
+    of_training_arguments,
 )
+from anyoptim.arguments.keys import keys_of
+from anyoptim.arguments.overrides import GROUP_OPTIONS, Overrides
+from anyoptim.arguments.parsing import choose_implementation, read_items, typed
 from anyoptim.errors import OptimArgsError
-from anyoptim.names.hyperparameters import ITS_OWN, REQUIRED, Hyperparameter
+from anyoptim.names.hyperparameters import ITS_OWN, REQUIRED, Scope
 from anyoptim.names.spec import Implementation, OptimizerSpec
-
-SHARED_BY_HYBRIDS = ("lr", "weight_decay")
-"""What a hybrid's fallback takes over where it has no value of its own."""
-
-CHANGEABLE_DEFAULTS = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
-"""TrainingArguments' own defaults of the fields that may only apply once the user changed them."""
-
-
-class Fields:
-    """The fields of a ``TrainingArguments``, of any object with its field names, or of a mapping.
-
-    Args:
-        args: where to read them; ``None`` has none.
-    """
-
-    def __init__(self, args: object | None) -> None:
-        self.args = args
-
-    def get(self, name: str, default: object = None) -> object:
-        """Return a field, or ``default`` where it is absent."""
-        if isinstance(self.args, Mapping):
-            return self.args.get(name, default)
-        return getattr(self.args, name, default)
-
-    def number(self, name: str) -> float | None:
-        """Return a numeric field, or ``None`` where it is absent or no number."""
-        value = self.get(name)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-    def __contains__(self, name: str) -> bool:
-        return self.get(name) is not None
 
 
 @dataclass(frozen=True)
@@ -95,18 +62,25 @@ class Settings:
         value = self.get(name)
         return float(value) if isinstance(value, (int, float)) else None
 
-    def of_scope(self, scope: str, prefix: str = "") -> dict[str, object]:
+    def of_scope(self, scope: Scope, member: str | None = None) -> dict[str, object]:
         """Return the values of the hyperparameters of one scope, by the optimizer's own names for them.
 
         Args:
             scope: see :class:`Hyperparameter`.
-            prefix: what stands before its own names, and tells it from others of that scope.
+            member: whose; of all in that scope if ``None``.
         """
         return {
-            each.name.removeprefix(prefix): self.values[each.name].value
+            each.keyword: self.values[each.name].value
             for each in self.implementation.hyperparameters
-            if each.scope == scope and each.name.startswith(prefix) and self.values[each.name].value is not ITS_OWN
+            if each.scope == scope and member in (None, each.member) and self.values[each.name].value is not ITS_OWN
         }
+
+    def of_fallback(self, keyword: str) -> Setting | None:
+        """Return what a hybrid's fallback gets for one of its keywords; ``None`` where there is no such thing."""
+        for each in self.implementation.hyperparameters:
+            if each.scope == "fallback" and each.keyword == keyword:
+                return self.values[each.name]
+        return None
 
 
 def resolve(
@@ -116,7 +90,7 @@ def resolve(
     overrides: Mapping[str, object],
     config: object = None,
 ) -> Settings:
-    """Decide every hyperparameter: overrides, then ``optim_args``, then fields of args, then the defaults.
+    """Decide every hyperparameter: the last source in the table below that gives a value wins.
 
     Args:
         spec: the optimizer.
@@ -130,108 +104,41 @@ def resolve(
     """
     items = read_items(optim_args, spec.name)
     implementation = choose_implementation({**items, **overrides}, spec)
-    values = {each.name: Setting(each.default, "default") for each in implementation.hyperparameters}
-    layers = (
-        ("model config", _taken(spec, implementation, "config", Fields(config))),
-        ("TrainingArguments", _taken(spec, implementation, "args", fields)),
-        ("TrainingArguments", _from_fields(spec, implementation, fields)),
+    keys = keys_of(implementation)
+    precedence = (
+        ("default", {each.name: each.default for each in implementation.hyperparameters}),
+        ("model config", named_by_hyperparameters(spec, implementation, "config", Fields(config))),
+        ("TrainingArguments", named_by_hyperparameters(spec, implementation, "args", fields)),
+        ("TrainingArguments", of_training_arguments(spec, keys, fields)),
         ("optim_args", typed(items, spec, implementation)),
         ("override", typed(overrides, spec, implementation)),
     )
-    for source, layer in layers:
-        for key, value in layer.items():
-            if key in values:
-                values[key] = Setting(value, source)
-            elif key in GROUP_OPTIONS:
-                if value is not None:
-                    values[key] = Setting(value, source)
-            elif key != "implementation":  # beta1, beta2: one element of betas
-                betas, number = f"{key[:-1]}s", int(key[-1])
-                values[betas] = Setting(_with_element(values[betas].value, number, value), source)
-    for name in SHARED_BY_HYBRIDS:
-        fallback = values.get(f"fallback_{name}")
-        if fallback is not None and fallback.source == "default" and values[name].source != "default":
-            values[f"fallback_{name}"] = Setting(values[name].value, name)
+    values: dict[str, Setting] = {}
+    for source, given in precedence:
+        for name, value in given.items():
+            if name == "implementation" or (value is None and name in GROUP_OPTIONS and name not in values):
+                continue
+            key = keys[name]
+            whole = value if key.element is None else _with_element(values[key.sets].value, key.element, value)
+            values[key.sets] = Setting(whole, source)
+    _share(implementation, values)
     for name, setting in values.items():
         if setting.value is REQUIRED:
             raise OptimArgsError(f"{spec.name} needs {name}: give it in optim_args, as '{name}=...'.")
-    return Settings(implementation, values, _overrides(values, spec.name))
+    overridden = {name: values[name].value for name in GROUP_OPTIONS if name in values}
+    return Settings(implementation, values, Overrides.of(overridden, spec.name))
 
 
-def _overrides(values: Mapping[str, Setting], optimizer: str) -> Overrides:
-    given: dict[str, Any] = {name: values[name].value for name in GROUP_OPTIONS if name in values}
-    entries = tuple(
-        Entry(
-            each["match"],
-            {key: value for key, value in each.items() if key != "match"},
-            f"{optimizer}: groups entry {number} ({each['match']!r})",
-        )
-        for number, each in enumerate(given.pop("groups", ()), start=1)
-    )
-    return Overrides(entries=entries, no_decay=tuple(given.pop("no_decay", ())), **given)
-
-
-def _taken(spec: OptimizerSpec, implementation: Implementation, origin: str, fields: Fields) -> dict[str, object]:
-    """Return the values of the hyperparameters that a field gives which is there and says something."""
-    found: dict[str, object] = {}
+def _share(implementation: Implementation, values: dict[str, Setting]) -> None:
+    """Let a hybrid's fallback take over the other one's rate and decay where it has none of its own."""
     for each in implementation.hyperparameters:
-        holder, _, field = each.taken_from.partition(".")
-        if holder == origin and fields.get(field) not in (None, -1):
-            found[each.name] = check(fields.get(field), each, spec.name, f"from {each.taken_from}")
-    return found
+        if each.scope == "fallback" and each.keyword in SHARED_BY_HYBRIDS and values[each.name].source == "default":
+            own = values.get(each.keyword)
+            if own is not None and own.source != "default":
+                values[each.name] = Setting(own.value, each.keyword)
 
 
-def _from_fields(spec: OptimizerSpec, implementation: Implementation, fields: Fields) -> dict[str, object]:
-    accepted = accepted_keys(implementation)
-    found: dict[str, object] = {}
-    warmup = warmup_steps(fields)
-    for prefix, each in (("", spec), ("fallback_", spec.fallback)):
-        if each is None:
-            continue
-        for field, key in _fields_that_apply(each, accepted, fields, prefix):
-            found[key] = check(fields.get(field), accepted[key], spec.name, f"from TrainingArguments.{field}")
-        # elsewhere the schedule warms up, and an optimizer's own warmup would do so again
-        if each.traits.schedule_free and f"{prefix}warmup_steps" in accepted and warmup is not None:
-            found[f"{prefix}warmup_steps"] = warmup
-    return found
-
-
-def _fields_that_apply(
-    spec: OptimizerSpec, accepted: Mapping[str, Hyperparameter], fields: Fields, prefix: str
-) -> Iterator[tuple[str, str]]:
-    for field, name in TRAINING_ARGUMENTS_FIELDS.items():
-        key = f"{prefix}{name}"
-        if field not in fields or key not in accepted or (prefix and name in SHARED_BY_HYBRIDS):
-            continue
-        if field in CHANGEABLE_DEFAULTS:
-            # an eps that is a pair, as Adafactor's and AdaLomo's, has another meaning
-            is_number = isinstance(accepted[key].default, (int, float))
-            # beside an Adam, they are that one's: Muon's eps is none of Adam's
-            beside_adam = spec.fallback is not None and spec.fallback.traits.adam_fields
-            changed = fields.get(field) != CHANGEABLE_DEFAULTS[field] and not beside_adam
-            if not (is_number and (spec.traits.adam_fields or changed)):
-                continue
-        yield field, key
-
-
-def warmup_steps(fields: Fields) -> int | float | None:
-    """Return the warmup as steps; as a ratio below 1 while the number of training steps is unknown.
-
-    transformers 5 holds a ratio in ``warmup_steps`` below 1, 4.57 in ``warmup_ratio``.
-    """
-    steps = fields.number("warmup_steps")
-    ratio = fields.number("warmup_ratio")
-    if steps is not None and steps >= 1:
-        return int(steps)
-    if steps:
-        ratio = steps
-    if not ratio:
-        return None if steps is None else 0
-    total = fields.number("max_steps")
-    return ceil(total * ratio) if total is not None and total > 0 else ratio
-
-
-def _with_element(betas: object, number: int, value: object) -> tuple[object, ...]:
+def _with_element(betas: object, index: int, value: object) -> tuple[object, ...]:
     elements = list(betas) if isinstance(betas, (tuple, list)) else []
-    elements[number - 1] = value
+    elements[index] = value
     return tuple(elements)

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin
 
 from anyoptim.errors import OptimArgsError, did_you_mean
+from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -42,6 +43,20 @@ def convert(value: object, annotation: object, label: str, depth: int = 0) -> ob
     if isinstance(value, str):  # callables, tensors, dicts: no text form
         raise OptimArgsError(f"{label} cannot be given as text; pass it to get_optimizer from Python.")
     return value
+
+
+def check(value: object, hyperparameter: Hyperparameter, spec_name: str, origin: str = "") -> object:
+    """Return ``value`` in the hyperparameter's type, or raise an ``OptimArgsError`` that names it."""
+    label = f"{spec_name}: {hyperparameter.name}{f' ({origin})' if origin else ''}"
+    annotation = hyperparameter.type
+    if annotation is None and hyperparameter.default not in (None, REQUIRED):
+        annotation = common_type(hyperparameter.default)
+    converted = convert(value, annotation, label)
+    if hyperparameter.within is not None:
+        for number in converted if isinstance(converted, (tuple, list)) else (converted,):
+            if isinstance(number, Real) and float(number) not in hyperparameter.within:
+                raise OptimArgsError(f"{label} must be {hyperparameter.within}, not {number}.")
+    return converted
 
 
 def type_name(annotation: object) -> str:

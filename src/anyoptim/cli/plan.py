@@ -33,7 +33,6 @@ def plan_command(
     from anyoptim.integrations.models import meta_model
     from anyoptim.memory.footprint import sharding as sharding_of
     from anyoptim.planning.plan import plan
-    from anyoptim.planning.table import plan_dict, plan_table
 
     spec = optimizer_info(name)
     on_meta = meta_model(model, dtype)
@@ -49,6 +48,6 @@ def plan_command(
     }
     planned = plan(name, on_meta, args)
     if as_json:
-        print_json(plan_dict(planned, ranks, sharding))
+        print_json(planned.to_dict(ranks, sharding))
     else:
-        print_rich(plan_table(planned, ranks, sharding))
+        print_rich(planned.table(ranks, sharding))

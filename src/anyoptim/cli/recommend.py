@@ -36,8 +36,8 @@ def recommend_command(
     """Find the optimizers whose weights, gradients and state fit, and what to write for each."""
     available = read_bytes(memory)
     from anyoptim.integrations.models import meta_model
+    from anyoptim.planning.plan import BESIDE
     from anyoptim.planning.recommending import recommend
-    from anyoptim.planning.table import BESIDE
 
     on_meta = meta_model(model, dtype)
     names = [

@@ -28,7 +28,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from anyoptim.arguments.settings import Fields
+from anyoptim.arguments.fields import Fields
+from anyoptim.building.assemble import class_of
 from anyoptim.building.records import built, forget_other_parameters, record_of
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimError, UnknownOptimizerError, UnsupportedError
@@ -280,7 +281,7 @@ def _optimizer_class(planned: Plan, *, own_groups: bool) -> type[Optimizer]:
             params = planned.groups
         return planned.construct(params, **kwargs)
 
-    base = planned.optimizer_class
+    base = class_of(planned)
     return type(base.__name__, (base,), {"__new__": construct, "__module__": base.__module__})
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -15,12 +14,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor import Shard as ShardOf
 
+from anyoptim.building.blueprint import Blueprint
 from anyoptim.errors import OptimError, UnsupportedError, did_you_mean
-from anyoptim.memory.state import Shard, local_bytes, state_memory
+from anyoptim.memory.state import Shard, StateMemory, local_bytes, state_memory
 from anyoptim.routing.layers import layer_numbers
-
-if TYPE_CHECKING:
-    from anyoptim.planning.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -97,16 +94,22 @@ def sharding(name: str) -> Sharding:
     return SHARDINGS[name]
 
 
-def footprint(plan: Plan, ranks: int = 1, how: str = "fsdp2") -> Footprint:
+def footprint(
+    plan: Blueprint,
+    ranks: int = 1,
+    how: str = "fsdp2",
+    state_alone: Callable[[], StateMemory] | None = None,
+) -> Footprint:
     """Predict what the fullest of ``ranks`` processes holds.
 
     Sharded state is found by the optimizer's own first step on sharded tensors without storage, in a process group
     that communicates nothing.
 
     Args:
-        plan: a plan with a model, which may be on the meta device.
+        plan: what was decided, for a model that may be on the meta device.
         ranks: processes.
         how: a name of ``SHARDINGS``; one process alone shards nothing.
+        state_alone: gives the state of one process alone, where it may be known already.
 
     Raises:
         OptimError: it was planned without a model, or there is no such sharding.
@@ -130,11 +133,11 @@ def footprint(plan: Plan, ranks: int = 1, how: str = "fsdp2") -> Footprint:
         with _sharder(ranks) as shard:
             state = state_memory(plan, shard)
     else:
-        state = plan.memory
+        state = state_memory(plan) if state_alone is None else state_alone()
     return Footprint(weights, gradients, state.total, master, gradients_of, state.method)
 
 
-def _gradients(plan: Plan, ranks: int, spread: Sharding) -> tuple[int, str]:
+def _gradients(plan: Blueprint, ranks: int, spread: Sharding) -> tuple[int, str]:
     assert plan.routing is not None and plan.model is not None
     sizes = {each.name: _piece(each.parameter, ranks) for each in plan.routing.routes}
     accumulates = (plan.fields.number("gradient_accumulation_steps") or 1) > 1
@@ -161,7 +164,7 @@ def _piece(parameter: Tensor, ranks: int) -> int:
     return rows * parameter.shape[1:].numel() * parameter.element_size()
 
 
-def _flat(plan: Plan, ranks: int) -> Plan:
+def _flat(plan: Blueprint, ranks: int) -> Blueprint:
     """Return the plan on what DeepSpeed hands to an optimizer: a flat fp32 piece of each group's parameters."""
     if not plan.spec.traits.flat_pieces:
         raise UnsupportedError(

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,13 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
-    from anyoptim.names.spec import Traits
-    from anyoptim.planning.plan import Plan
-    from anyoptim.routing.groups import GroupDict
+from anyoptim.building.assemble import assemble
+from anyoptim.building.blueprint import Blueprint
+from anyoptim.names.spec import Traits
+from anyoptim.routing.groups import GroupDict
 
 Shard = Callable[[Tensor], Tensor]
 """Takes a parameter's stand-in and returns what one process holds of it."""
@@ -51,7 +50,7 @@ class StateMemory:
     method: str
 
 
-def state_memory(plan: Plan, shard: Shard | None = None) -> StateMemory:
+def state_memory(plan: Blueprint, shard: Shard | None = None) -> StateMemory:
     """Predict the state bytes of a plan by the optimizer's own first step, on tensors without storage.
 
     A step that asks for the value of a tensor, or runs kernels of its own, cannot run that way; there, a real step is
@@ -152,7 +151,7 @@ _TAKING_ONES = _Way(
 )
 
 
-def _kinds(plan: Plan) -> list[list[list[nn.Parameter]]]:
+def _kinds(plan: Blueprint) -> list[list[list[nn.Parameter]]]:
     """Return the parameters of each group, those of one shape, dtype and role together."""
     roles = {each.parameter: each.role for each in plan.routing.routes} if plan.routing else {}
     found = []
@@ -164,7 +163,7 @@ def _kinds(plan: Plan) -> list[list[list[nn.Parameter]]]:
     return found
 
 
-def _stand_ins(plan: Plan, most: int | None) -> list[GroupDict]:
+def _stand_ins(plan: Blueprint, most: int | None) -> list[GroupDict]:
     """Return the groups of a plan with at most so many parameters of a kind: what two share, all share."""
     return [
         {**group, "params": [one for same in kinds for one in same[:most]]}
@@ -172,7 +171,7 @@ def _stand_ins(plan: Plan, most: int | None) -> list[GroupDict]:
     ]
 
 
-def _bytes_after_one_step(plan: Plan, shard: Shard | None) -> int:
+def _bytes_after_one_step(plan: Blueprint, shard: Shard | None) -> int:
     """Count the state of all parameters, from that of a few of each kind where it is kept by parameter."""
     if plan.implementation.takes_groups:
         found = _from_few(plan, _after_one_step(plan, _FEW, shard))
@@ -181,7 +180,7 @@ def _bytes_after_one_step(plan: Plan, shard: Shard | None) -> int:
     return measured_state_bytes(_after_one_step(plan, None, shard))
 
 
-def _from_few(plan: Plan, optimizer: Optimizer) -> int | None:
+def _from_few(plan: Blueprint, optimizer: Optimizer) -> int | None:
     """Count the state of all parameters from that of a few of each kind; ``None`` if it is not kept by parameter."""
     seen = _parameters_of(optimizer)
     outside = _outside_parameters(optimizer)
@@ -201,7 +200,7 @@ def _from_few(plan: Plan, optimizer: Optimizer) -> int | None:
     return None if holders == 1 and len(seen) > 1 else total
 
 
-def _after_one_step(plan: Plan, most: int | None, shard: Shard | None) -> Optimizer:
+def _after_one_step(plan: Blueprint, most: int | None, shard: Shard | None) -> Optimizer:
     """Build a plan's optimizer on stand-ins for at most so many parameters of a kind, and let it step once.
 
     On the CPU whatever the default device, and without drawing from the random numbers of a run. What a
@@ -221,7 +220,7 @@ def _after_one_step(plan: Plan, most: int | None, shard: Shard | None) -> Optimi
             {**group, "params": [stand_in(each) for each in group["params"]]} for group in _stand_ins(plan, most)
         ]
         takes_groups = plan.implementation.takes_groups
-        optimizer = plan.assemble(stand_ins if takes_groups else _module_of(plan, stands_for), stands_for)
+        optimizer = assemble(plan, stand_ins if takes_groups else _module_of(plan, stands_for), stands_for)
         take_one_step(optimizer, stands_for, plan.spec.traits)
     return optimizer
 
@@ -245,7 +244,7 @@ def take_one_step(optimizer: Optimizer, parameters: Iterable[Tensor], traits: Tr
     optimizer.step(gradients) if traits.needs_closure else optimizer.step()
 
 
-def _module_of(plan: Plan, stands_for: Mapping[Tensor, Tensor]) -> nn.Module:
+def _module_of(plan: Blueprint, stands_for: Mapping[Tensor, Tensor]) -> nn.Module:
     """Return a module whose parameters, the stand-ins, have the names of the model's."""
     names: dict[Tensor, str] = {each.parameter: each.name for each in plan.routing.routes} if plan.routing else {}
     root = nn.Module()

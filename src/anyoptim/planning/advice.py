@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch.distributed.tensor import DTensor
 
-from anyoptim.arguments.settings import Fields, Settings
+from anyoptim.arguments.fields import Fields
+from anyoptim.arguments.settings import Settings
 from anyoptim.engines.engine import several_processes
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.spec import Implementation, OptimizerSpec
@@ -208,7 +209,8 @@ def _learning_rate(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
 def _hybrid(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
     if spec.fallback is None:
         return
-    one_rate = settings.source("fallback_lr") == "lr"
+    rate = settings.of_fallback("lr")
+    one_rate = rate is not None and rate.source == "lr"
     if one_rate and "adjust_lr_fn" in settings.values and settings["adjust_lr_fn"] != "match_rms_adamw":
         yield (
             f"lr={settings['lr']} is for {spec.target_optimizer} and for {spec.fallback.name}, whose usual rates"

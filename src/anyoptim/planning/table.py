@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from anyoptim.building.blueprint import Blueprint
+from anyoptim.memory.footprint import Footprint
+from anyoptim.memory.state import StateMemory
 from anyoptim.names.composing import MEMBER
+from anyoptim.routing.routes import Route
 from anyoptim.routing.structure import shape_of
 from anyoptim.text import collapse, format_bytes, plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from anyoptim.planning.plan import Plan
-    from anyoptim.routing.routes import Route
 
-
-BESIDE = "adamw_torch"
-"""Whose memory stands beside a plan's."""
-
-
-def plan_table(plan: Plan, ranks: int = 1, sharding: str = "fsdp2") -> RenderableType:
+def plan_table(
+    plan: Blueprint, advice: Iterable[str], memory: Mapping[str, Footprint], ranks: int, sharding: str
+) -> RenderableType:
     """Return a plan as rich tables: what is built, its hyperparameters, its groups, its memory, its advice.
 
     Args:
-        plan: the plan.
+        plan: what was decided.
+        advice: what is said of it.
+        memory: the footprint of it, and of what stands beside it, by name; empty without a model.
         ranks: processes that the memory is for; see ``Plan.footprint``.
         sharding: how they share it.
     """
@@ -52,7 +53,7 @@ def plan_table(plan: Plan, ranks: int = 1, sharding: str = "fsdp2") -> Renderabl
         values.add_row(name, str(setting.value), setting.source, style=dim)
     parts.append(values)
 
-    if plan.routing is not None:
+    if memory:
         groups = Table(box=None, padding=(0, 2, 0, 0), title="parameters", title_justify="left")
         groups.add_column("names", overflow="fold")
         groups.add_column("tensors", justify="right", no_wrap=True)
@@ -67,13 +68,13 @@ def plan_table(plan: Plan, ranks: int = 1, sharding: str = "fsdp2") -> Renderabl
         for row in rows:
             groups.add_row(*(row[title] for title in ("names", "tensors", "elements", "role", *shown)))
         parts.append(groups)
-        parts.append(_memory_table(plan, ranks, sharding))
-    for sentence in plan.advice:
+        parts.append(_memory_table(plan, memory, ranks, sharding))
+    for sentence in advice:
         parts.append(Text(f"advice: {sentence}.", style="yellow"))
     return Group(*parts)
 
 
-def _memory_table(plan: Plan, ranks: int, sharding: str) -> RenderableType:
+def _memory_table(plan: Blueprint, memory: Mapping[str, Footprint], ranks: int, sharding: str) -> RenderableType:
     """Return what a plan's training holds, beside AdamW's."""
     from rich.console import Group
     from rich.table import Table
@@ -83,21 +84,19 @@ def _memory_table(plan: Plan, ranks: int, sharding: str) -> RenderableType:
     title = f"memory of each of {ranks} ranks under {sharding}" if ranks > 1 or sharding != "fsdp2" else "memory"
     table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     table.add_column("")
-    found = [plan.footprint(ranks, sharding)]
-    if plan.spec.name != BESIDE:
-        found.append(plan.instead(BESIDE).footprint(ranks, sharding))
-    for name in (plan.spec.name, BESIDE)[: len(found)]:
+    for name in memory:
         table.add_column(name, justify="right", no_wrap=True)
+    own = memory[plan.spec.name]
     shown = ["weights", "gradients", "state", "total"]
-    if found[0].master_weights:
+    if own.master_weights:
         shown.insert(1, "master_weights")
     for row in shown:
-        table.add_row(_MEMORY[row], *(format_bytes(getattr(each, row)) for each in found))
+        table.add_row(_MEMORY[row], *(format_bytes(getattr(each, row)) for each in memory.values()))
     trained = sum(route.place.numel for route in plan.routing.routes)
     notes = [f"{trained:,} trainable elements"]
-    if ranks == 1 and found[0].state is not None:
-        notes.append(f"{found[0].state / trained:.3g} bytes of state for each")
-    notes += [f"state by {found[0].state_from}", f"gradients of {found[0].gradients_of}", "without activations"]
+    if ranks == 1 and own.state is not None:
+        notes.append(f"{own.state / trained:.3g} bytes of state for each")
+    notes += [f"state by {own.state_from}", f"gradients of {own.gradients_of}", "without activations"]
     later = plan.implementation.limits.get("memory", "")
     if later:
         notes.append(later.partition(" (")[0])
@@ -113,9 +112,15 @@ _MEMORY = {
 }
 
 
-def plan_dict(plan: Plan, ranks: int = 1, sharding: str = "fsdp2") -> dict[str, object]:
-    """Return a plan as plain values that JSON can hold; arguments as of ``plan_table``."""
-    has_model = plan.routing is not None
+def plan_dict(
+    plan: Blueprint,
+    advice: Iterable[str],
+    state: StateMemory,
+    memory: Mapping[str, Footprint],
+    ranks: int,
+    sharding: str,
+) -> dict[str, object]:
+    """Return a plan as plain values that JSON can hold; arguments as of ``plan_table``, and the bytes of its state."""
     return {
         "name": plan.spec.name,
         "implementation": plan.implementation.name,
@@ -142,24 +147,21 @@ def plan_dict(plan: Plan, ranks: int = 1, sharding: str = "fsdp2") -> dict[str, 
             {"tensors": len(group["params"]), **{key: plain(value) for key, value in group.items() if key != "params"}}
             for group in plan.groups
         ],
-        "state_bytes": plan.state_bytes,
-        "state_bytes_from": plan.memory.method,
+        "state_bytes": state.total,
+        "state_bytes_from": state.method,
         "memory": {
             "ranks": ranks,
             "sharding": sharding if ranks > 1 else None,
-            **{
-                each.spec.name: each.footprint(ranks, sharding).to_dict()
-                for each in ((plan, plan.instead(BESIDE)) if has_model else ())
-            },
+            **{name: each.to_dict() for name, each in memory.items()},
         },
-        "advice": list(plan.advice),
+        "advice": list(advice),
     }
 
 
 _OPTIONAL = ("optimizer", "lr", "weight decay", "rank", "target by", "set by")
 
 
-def _parameter_rows(plan: Plan) -> Iterator[dict[str, str]]:
+def _parameter_rows(plan: Blueprint) -> Iterator[dict[str, str]]:
     """Yield a row for the parameters of one role that one rule puts into one group, layers written as ranges."""
     assert plan.routing is not None
     group_of = {id(parameter): group for group in plan.groups for parameter in group["params"]}
@@ -172,7 +174,7 @@ def _parameter_rows(plan: Plan) -> Iterator[dict[str, str]]:
         kinds.setdefault((str(route.role), member, decay, rank, route.rule, _set_by(route)), []).append(route)
     for (role, member, decay, rank, rule, set_by), routes in kinds.items():
         by_name = {route.name: route for route in routes}
-        rate = plan.settings.get("lr" if member == plan.spec.target_optimizer else "fallback_lr")
+        rate = plan.settings.get("lr") if member == plan.spec.target_optimizer else _fallback_rate(plan)
         for text, names in collapse(list(by_name)):
             rates = [group_of[id(by_name[name].parameter)].get("lr", rate) for name in names]
             yield {
@@ -187,6 +189,11 @@ def _parameter_rows(plan: Plan) -> Iterator[dict[str, str]]:
                 "target by": rule,
                 "set by": set_by,
             }
+
+
+def _fallback_rate(plan: Blueprint) -> object:
+    setting = plan.settings.of_fallback("lr")
+    return setting.value if setting else None
 
 
 def _set_by(route: Route) -> str:

@@ -67,9 +67,7 @@ class _Member:
     def __init__(self, spec: OptimizerSpec, settings: Settings, *, is_target: bool) -> None:
         fallback = None if is_target else spec.fallback
         self.name = spec.target_optimizer if fallback is None else fallback.name
-        self.keywords = (
-            settings.of_scope("optimizer") if fallback is None else settings.of_scope("fallback", "fallback_")
-        )
+        self.keywords = settings.of_scope("optimizer") if fallback is None else settings.of_scope("fallback")
         self.target_values = settings.of_scope("target") if is_target else {}
         self.marks: dict[str, object] = {MEMBER: self.name} if spec.fallback else {}
         flag = settings.implementation.group_flag

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from torch import nn
 
-from anyoptim.arguments.overrides import Adjustment
 from anyoptim.arguments.settings import Settings
 from anyoptim.errors import OptimError
 from anyoptim.names.role import Role
 from anyoptim.names.spec import OptimizerSpec
+from anyoptim.routing.adjustments import Adjustment, adjust
 from anyoptim.routing.layers import layer_numbers
 from anyoptim.routing.structure import Place, read_structure
 from anyoptim.routing.targets import Choice, choose_targets
@@ -108,7 +108,7 @@ def route(model: nn.Module, spec: OptimizerSpec, settings: Settings, target_modu
         chosen.update(found)
     if settings.overrides:
         layers = layer_numbers(model, structure.places) if settings.overrides.layer_decay is not None else ({}, 0)
-        adjusted, more = settings.overrides.adjust(places, layers, spec.name)
+        adjusted, more = adjust(settings.overrides, places, layers, spec.name)
         notes += more
     routes = tuple(
         Route(

@@ -1,0 +1,163 @@
+"""The one way from a blueprint to an optimizer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from anyoptim.building import mends
+from anyoptim.building.blueprint import Blueprint
+from anyoptim.building.records import stamp
+from anyoptim.building.training_weights import keep_training_weights
+from anyoptim.engines.closure import WithClosure
+from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.errors import OptimArgsError, OptimError
+from anyoptim.names.composing import MEMBER
+from anyoptim.names.role import Role
+
+RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, or give warmup_steps in optim_args."
+"""Why a warmup ratio cannot be built."""
+
+
+def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
+    """Build what trains: the optimizer with its record, what a run needs of it, and the facades around it.
+
+    Args:
+        blueprint: what was decided.
+        params: param groups (copied, so a blueprint may be built twice), or the model.
+        changed: constructor keywords that differ from the blueprint's.
+
+    Raises:
+        OptimArgsError: the constructor refuses its arguments, or keeps an overridden one for all groups together.
+        MissingPackageError: the package behind it is not installed.
+    """
+    spec = blueprint.spec
+    arguments = params if isinstance(params, nn.Module) else [_copy(each) for each in params]
+    try:
+        optimizer = assemble(blueprint, arguments, None, **changed)
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        if isinstance(error, OptimError):
+            raise
+        raise OptimArgsError(
+            f"{spec.name}: {blueprint.implementation.package} refuses its arguments: {error or repr(error)}."
+        ) from error
+    _refuse_inert_overrides(blueprint, optimizer)
+    stamp(optimizer, spec, blueprint.settings)
+    if blueprint.warmup_is_a_ratio:
+        optimizer.register_step_pre_hook(_refuse_ratio)
+    if spec.traits.schedule_free and hasattr(optimizer, "eval"):
+        keep_training_weights(optimizer)
+    if spec.traits.needs_closure:
+        return WithClosure(optimizer)
+    if blueprint.settings.get("fused_backward"):
+        return FusedBackward(optimizer, waiting=blueprint.waiting)
+    return optimizer
+
+
+def assemble(
+    blueprint: Blueprint,
+    params: nn.Module | Iterable[Any],
+    stands_for: Mapping[Tensor, Tensor] | None = None,
+    **changed: object,
+) -> Optimizer:
+    """Call the constructors, mend what they make and wrap it, and nothing else: no copy of the groups, no record.
+
+    Args:
+        blueprint: what was decided.
+        params: param groups, or the model.
+        stands_for: the model's parameters by those that stand in for them in ``params``.
+        changed: constructor keywords that differ from the blueprint's.
+    """
+    optimizer = _bare(blueprint, params, **changed)
+    if blueprint.implementation.mends:
+        routes = blueprint.routing.routes if blueprint.routing else ()
+        roles: dict[Tensor, Role] = {each.parameter: each.role for each in routes}
+        originals = stands_for or {}
+        for name in blueprint.implementation.mends:
+            getattr(mends, name)(optimizer, lambda parameter: roles.get(originals.get(parameter, parameter)))
+    for wrapper in blueprint.spec.wrappers:
+        wrap: Any = wrapper.default.load()
+        optimizer = wrap(optimizer, **blueprint.settings.of_scope("wrapper", wrapper.name))
+    return optimizer
+
+
+def class_of(blueprint: Blueprint) -> type[Optimizer]:
+    """Return the class of what is built, before any facade; imports the packages behind it."""
+    loaded = [each.load() for _, each in blueprint.members]
+    if blueprint.spec.wrappers:
+        outermost: Any = blueprint.spec.wrappers[-1].default.load()
+        return outermost if isinstance(outermost, type) else Optimizer
+    if len(loaded) > 1:
+        return CompositeOptimizer
+    return loaded[0] if isinstance(loaded[0], type) and issubclass(loaded[0], Optimizer) else Optimizer
+
+
+def _bare(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
+    """Call the constructor, or of a hybrid both."""
+    spec, implementation = blueprint.spec, blueprint.implementation
+    build = implementation.load()
+    if isinstance(params, nn.Module) and implementation.takes != "model":
+        named = [(name, each) for name, each in params.named_parameters() if each.requires_grad]
+        params = named if implementation.takes == "named_parameters" else [each for _, each in named]
+    keywords = _that_it_has(blueprint, build, {**blueprint.keywords, **changed})
+    if spec.fallback is None:
+        return build(params, **keywords)
+    groups = list(params)  # type: ignore[arg-type]  # a hybrid takes no model
+    rest = [group for group in groups if group[MEMBER] == spec.fallback.name]
+    own = [group for group in groups if group[MEMBER] == spec.target_optimizer]
+    theirs = {**blueprint.settings.of_scope("fallback"), **_taken_over(blueprint, changed)}
+    build_rest = spec.fallback.default.load()
+    return CompositeOptimizer(
+        {spec.fallback.name: build_rest(rest, **theirs), spec.target_optimizer: build(own, **keywords)}
+    )
+
+
+def _taken_over(blueprint: Blueprint, changed: Mapping[str, object]) -> dict[str, object]:
+    """Return the changed keywords whose value a hybrid's fallback shares."""
+    shared = {name: blueprint.settings.of_fallback(name) for name in changed}
+    return {name: changed[name] for name, setting in shared.items() if setting is not None and setting.source == name}
+
+
+def _that_it_has(
+    blueprint: Blueprint, build: Callable[..., Optimizer], keywords: dict[str, object]
+) -> dict[str, object]:
+    """Leave out what nobody set and another version of the package does not have."""
+    parameters = inspect.signature(build).parameters.values()
+    names = {each.name for each in parameters}
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return keywords
+    source = blueprint.settings.source
+    return {key: value for key, value in keywords.items() if key in names or source(key) != "default"}
+
+
+def _refuse_inert_overrides(blueprint: Blueprint, optimizer: Optimizer) -> None:
+    """Raise for an override of a keyword that the optimizer keeps for all groups together."""
+    kept_by_group = {*optimizer.defaults, *blueprint.settings.of_scope("target"), "lr_ratio"}
+    for each in blueprint.routing.routes if blueprint.routing else ():
+        adjustment = each.adjustment
+        if adjustment is None or not adjustment.label:
+            continue
+        inert = set(adjustment.values) - kept_by_group
+        if inert:
+            raise OptimArgsError(
+                f"{adjustment.label} sets {sorted(inert)[0]}, which {blueprint.spec.name} has for all groups together;"
+                " set it in optim_args."
+            )
+
+
+def _refuse_ratio(optimizer: Optimizer, *_: object) -> None:
+    """Stop a Trainer whose own ``create_scheduler`` left the warmup ratio unresolved."""
+    if any(isinstance(group.get("warmup_steps"), float) for group in optimizer.param_groups):
+        raise OptimArgsError(f"{type(optimizer).__name__}: {RATIO_LEFT}")
+
+
+def _copy(group: object) -> object:
+    if isinstance(group, Mapping):
+        params = group["params"]
+        return {**group, "params": list(params) if isinstance(params, (list, tuple)) else params}
+    return group
