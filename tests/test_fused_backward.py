@@ -122,7 +122,7 @@ def test_gradients_never_exist_together(name: str, implementation: str) -> None:
     assert len(alive) == len(list(model.parameters()))
     assert max(alive) == 0
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert len(optimizer._updated) == len(alive)
+    assert len(optimizer._step.updated) == len(alive)
 
 
 @pytest.mark.parametrize(("name", "implementation"), SEPARABLE)
@@ -149,7 +149,7 @@ def test_it_is_one_optimizer(name: str, implementation: str) -> None:
     fused.add_param_group({"params": [added]})
     training(fused)
     added.sum().backward()
-    assert added.grad is None and added in fused._updated
+    assert added.grad is None and added in fused._step.updated
     within.load_state_dict(within.state_dict())
     assert fused.param_groups is within.param_groups
 

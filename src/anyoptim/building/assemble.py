@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from anyoptim.building import mends
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import stamp
-from anyoptim.building.training_weights import keep_training_weights
+from anyoptim.building.training_weights import TrainingWeights
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
@@ -51,7 +51,7 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
     if blueprint.warmup_is_a_ratio:
         optimizer.register_step_pre_hook(_refuse_ratio)
     if spec.traits.schedule_free and hasattr(optimizer, "eval"):
-        keep_training_weights(optimizer)
+        TrainingWeights(optimizer)
     if spec.traits.needs_closure:
         return WithClosure(optimizer)
     if blueprint.settings.get("fused_backward"):

@@ -67,12 +67,12 @@ def no_compiling_on_a_cpu(optimizer: Optimizer, role_of: RoleOf) -> None:
     if any(parameter.device.type != "cpu" for group in optimizer.param_groups for parameter in group["params"]):
         return
     settings: Any = importlib.import_module("heavyball.utils")
-    step = optimizer.step
+    step: Any = type(optimizer).step
 
-    def step_as_it_is(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+    def step_as_it_is(this: Optimizer, *args: Any, **kwargs: Any) -> Any:
         mode, settings.compile_mode = settings.compile_mode, None
         try:
-            return step(*args, **kwargs)
+            return step(this, *args, **kwargs)
         finally:
             settings.compile_mode = mode
 

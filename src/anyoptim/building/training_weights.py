@@ -8,90 +8,98 @@ resumed must be the training weights to the last bit, so a state dict holds thes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 _KEY = "training_weight"
+_ATTRIBUTE = "training_weights"
 
 
-_kept: WeakKeyDictionary[Optimizer, dict[Tensor, Tensor]] = WeakKeyDictionary()
-"""For each schedule-free optimizer built here, its training weights while the parameters hold the average."""
+class TrainingWeights:
+    """Makes the state dicts of a schedule-free optimizer hold its training weights, and loading one restore them.
 
-
-def keep_training_weights(optimizer: Optimizer) -> None:
-    """Make the state dicts of a schedule-free optimizer hold its training weights, and loading one restore them."""
-    _kept[optimizer] = {}
-    optimizer.register_state_dict_post_hook(_add_training_weights)
-    optimizer.register_load_state_dict_post_hook(_restore_training_weights)
-    optimizer.register_step_pre_hook(_drop_training_weights)
-
-
-def has_two_sets(optimizer: Optimizer | None) -> bool:
-    """Whether an optimizer's parameters hold the training weights or their average, by turns."""
-    return optimizer in _kept
-
-
-def expect_training_weights(optimizer: Optimizer) -> None:
-    """Put an optimizer into its training mode without touching the weights, which a state dict is about to replace.
-
-    torch's distributed checkpoints take a step with zero gradients before they load.
+    Args:
+        optimizer: has ``train()`` and ``eval()``; it holds this object from now on.
     """
-    for group in _groups(optimizer):
-        group["train_mode"] = True
 
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer: Any = optimizer
+        self._while_averaged: dict[Tensor, Tensor] = {}
+        """The training weights while the parameters hold the average."""
+        optimizer.register_state_dict_post_hook(self._add)
+        optimizer.register_load_state_dict_post_hook(_restore)
+        optimizer.register_step_pre_hook(_drop)
+        setattr(optimizer, _ATTRIBUTE, self)
 
-@contextmanager
-def average_in_place(optimizer: Any) -> Iterator[None]:
-    """Hold the average in the parameters for a while, and exactly the training weights again afterwards.
+    def expect(self) -> None:
+        """Put the optimizer into training mode without touching the weights, which a state dict is about to replace.
 
-    Needs the memory of one copy of the parameters. Nothing happens in an optimizer that is in its eval mode, has not
-    stepped, or has one set of weights only.
-    """
-    if not has_two_sets(optimizer) or _kept[optimizer] or not _training(optimizer):
-        yield
-        return
-    kept = {each: each.detach().clone() for each in _parameters(optimizer) if optimizer.state.get(each)}
-    _kept[optimizer] = kept
-    optimizer.eval()
-    try:
-        yield
-    finally:
-        optimizer.train()
-        with torch.no_grad():
-            for parameter, weight in kept.items():
-                parameter.copy_(weight)
-        _kept[optimizer] = {}
-
-
-def _add_training_weights(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    kept = _kept[optimizer]
-    if not kept and not _training(optimizer):
-        return
-    averaged = set(_parameters(optimizer))
-    every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, parameter in enumerate(every):
-        if parameter in averaged and state_dict["state"].get(index):
-            # a dict of its own: the one in the state dict is the optimizer's
-            weight = kept.get(parameter, parameter.detach())
-            state_dict["state"][index] = {**state_dict["state"][index], _KEY: weight}
-    for group in state_dict["param_groups"]:
-        if "train_mode" in group:
+        torch's distributed checkpoints take a step with zero gradients before they load.
+        """
+        for group in _groups(self._optimizer):
             group["train_mode"] = True
+
+    @contextmanager
+    def average_in_place(self) -> Iterator[None]:
+        """Hold the average in the parameters for a while, and exactly the training weights again afterwards.
+
+        Needs the memory of one copy of the parameters. Nothing happens in eval mode, or before the first step.
+        """
+        optimizer = self._optimizer
+        if self._while_averaged or not _training(optimizer):
+            yield
+            return
+        kept = {each: each.detach().clone() for each in _parameters(optimizer) if optimizer.state.get(each)}
+        self._while_averaged = kept
+        optimizer.eval()
+        try:
+            yield
+        finally:
+            optimizer.train()
+            with torch.no_grad():
+                for parameter, weight in kept.items():
+                    parameter.copy_(weight)
+            self._while_averaged = {}
+
+    def _add(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        kept = self._while_averaged
+        if not kept and not _training(optimizer):
+            return
+        averaged = set(_parameters(optimizer))
+        every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, parameter in enumerate(every):
+            if parameter in averaged and state_dict["state"].get(index):
+                # a dict of its own: the one in the state dict is the optimizer's
+                weight = kept.get(parameter, parameter.detach())
+                state_dict["state"][index] = {**state_dict["state"][index], _KEY: weight}
+        for group in state_dict["param_groups"]:
+            if "train_mode" in group:
+                group["train_mode"] = True
+
+
+def training_weights_of(optimizer: Optimizer | None) -> TrainingWeights | None:
+    """Return the training weights of a schedule-free optimizer; ``None`` of one that has one set of weights only."""
+    return None if optimizer is None else vars(optimizer).get(_ATTRIBUTE)
+
+
+def average_in_place(optimizer: Optimizer | None) -> AbstractContextManager[None]:
+    """Hold the average in the parameters for a while, where there is one; see :class:`TrainingWeights`."""
+    found = training_weights_of(optimizer)
+    return nullcontext() if found is None else found.average_in_place()
 
 
 @torch.no_grad()
-def _restore_training_weights(optimizer: Optimizer) -> None:
+def _restore(optimizer: Optimizer) -> None:
     for parameter in _parameters(optimizer):
         if _KEY in optimizer.state.get(parameter, {}):
             parameter.copy_(optimizer.state[parameter][_KEY])
 
 
-def _drop_training_weights(optimizer: Optimizer, *_: object) -> None:
+def _drop(optimizer: Optimizer, *_: object) -> None:
     """Forget what was loaded; not before the first step, since a class may look at what it has loaded."""
     for parameter in _parameters(optimizer):
         optimizer.state.get(parameter, {}).pop(_KEY, None)

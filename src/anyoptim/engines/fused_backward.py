@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
@@ -18,10 +20,33 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyoptim.engines.composite import CompositeOptimizer
-from anyoptim.engines.engine import Engine, several_processes, whole, wide
+from anyoptim.engines.engine import several_processes, whole, wide
 from anyoptim.engines.facade import Facade
+from anyoptim.engines.stepping import step_part
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.composing import MEMBER
+
+
+class Mode(Enum):
+    """What becomes of a gradient that autograd has just finished."""
+
+    UPDATING = "it updates its parameter, and is gone"
+    ACCUMULATING = "it stays, so that those of the next micro-batches add up to it"
+    MEASURING = "its norm is taken, and it is gone"
+    DETACHED = "no hook sees it: step() updates, as any optimizer's does"
+
+
+@dataclass
+class _Step:
+    """What the backward pass has done of a step so far.
+
+    Args:
+        updated: the parameters that were updated.
+        groups_after: what the groups' own values become when the step is done, by the group's index.
+    """
+
+    updated: set[Tensor] = field(default_factory=set)
+    groups_after: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class FusedBackward(Facade):
@@ -45,19 +70,27 @@ class FusedBackward(Facade):
     def __init__(self, optimizer: Optimizer, waiting: Collection[str] = ()) -> None:
         super().__init__(optimizer)
         self._waiting = frozenset(waiting)
-        self.accumulating = False
-        self._norms: list[Tensor] | None = None
+        self.mode = Mode.UPDATING
+        self._step = _Step()
+        self._measured: list[Tensor] = []
         self._clip_factor: Tensor | None = None
-        self._updated: set[Tensor] = set()
-        self._groups_after: dict[int, dict[str, Any]] = {}
         # weak: FSDP2 frees the parameters that it replaces
         self._hooks: MutableMapping[Tensor, RemovableHandle] = WeakTensorKeyDictionary()
-        self._removed = False
         self.attach()
+
+    @property
+    def accumulating(self) -> bool:
+        """Whether gradients stay, for the micro-batches that follow."""
+        return self.mode is Mode.ACCUMULATING
+
+    @accumulating.setter
+    def accumulating(self, stays: bool) -> None:
+        if self.mode is not Mode.DETACHED:
+            self.mode = Mode.ACCUMULATING if stays else Mode.UPDATING
 
     def attach(self) -> None:
         """Hook the parameters that the groups hold now: FSDP2 replaces them after construction."""
-        if self._removed:
+        if self.mode is Mode.DETACHED:
             return
         for index, group in enumerate(self.param_groups):
             if self._waits(group):
@@ -71,7 +104,7 @@ class FusedBackward(Facade):
         for handle in self._hooks.values():
             handle.remove()
         self._hooks.clear()
-        self._removed = True
+        self.mode = Mode.DETACHED
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group and hook its parameters."""
@@ -97,7 +130,7 @@ class FusedBackward(Facade):
             for parameter in group["params"]
             if parameter.grad is not None
         ]
-        if self._updated:
+        if self._step.updated:
             self._update_rest(waiting)
             self._finish_step()
         elif waiting:
@@ -132,12 +165,13 @@ class FusedBackward(Facade):
                 "clip_grad_norm takes two backward passes, so no gradients may be accumulated before, nor wait to be"
                 " reduced by DDP; keep accumulating=True, then call torch.nn.utils.clip_grad_norm_ and step()."
             )
-        self._norms = []
+        before, self.mode = self.mode, Mode.MEASURING
         try:
             torch.autograd.backward(loss, retain_graph=True)
-            norm = torch.linalg.vector_norm(torch.stack(self._norms)) if self._norms else loss.new_zeros(())
+            norms = self._measured
+            norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else loss.new_zeros(())
         finally:
-            self._norms = None
+            self.mode, self._measured = before, []
         self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         return norm
 
@@ -146,26 +180,24 @@ class FusedBackward(Facade):
             yield from group["params"]
 
     def _arrived(self, parameter: Tensor, group_index: int) -> None:
-        """Use a gradient that autograd has just finished."""
-        if self._norms is not None:
+        """Use a gradient that autograd has just finished, as the mode says."""
+        if self.mode is Mode.MEASURING:
             assert parameter.grad is not None
-            self._norms.append(whole(torch.linalg.vector_norm(parameter.grad, dtype=wide(parameter.grad.dtype))))
+            self._measured.append(whole(torch.linalg.vector_norm(parameter.grad, dtype=wide(parameter.grad.dtype))))
             parameter.grad = None
-        elif not self.accumulating and _arrives_reduced(parameter):
-            if parameter in self._updated:  # a second backward pass, and nobody called step()
+        elif self.mode is Mode.UPDATING and _arrives_reduced(parameter):
+            if parameter in self._step.updated:  # a second backward pass, and nobody called step()
                 self._finish_step()
             self._update(parameter, group_index)
 
     def _update(self, parameter: Tensor, group_index: int) -> None:
         group = self.param_groups[group_index]
         self._clip(parameter, group)
-        owner = self._owner(group)
-        if isinstance(owner, Engine):
-            owner.update_one(group, parameter)
-        else:
-            self._groups_after[group_index] = _step_one(owner, group, parameter)
+        after = step_part(self._owner(group), group, [parameter])
+        if after:
+            self._step.groups_after[group_index] = after
         parameter.grad = None
-        self._updated.add(parameter)
+        self._step.updated.add(parameter)
 
     def _update_rest(self, waiting: Sequence[tuple[Tensor, int]]) -> None:
         """Update what the backward pass has left, and let the optimizers that cannot update in it step."""
@@ -190,10 +222,9 @@ class FusedBackward(Facade):
 
     def _finish_step(self) -> None:
         """Let the groups' own values advance, such as a step count: once a step, whatever the number of parameters."""
-        for index, after in self._groups_after.items():
+        for index, after in self._step.groups_after.items():
             self.param_groups[index].update(after)
-        self._groups_after.clear()
-        self._updated.clear()
+        self._step = _Step()
 
     def _clip(self, parameter: Tensor, group: dict[str, Any]) -> None:
         if self._clip_factor is None or parameter.grad is None:
@@ -207,18 +238,6 @@ class FusedBackward(Facade):
 def _arrives_reduced(parameter: Tensor) -> bool:
     """Whether a gradient is final when autograd is done with it: in one process, or sharded by FSDP2."""
     return isinstance(parameter, DTensor) or not several_processes()
-
-
-def _step_one(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    """Take a step on one parameter, with a copy of its group, and return the copy's values afterwards."""
-    own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
-    groups, optimizer.param_groups = optimizer.param_groups, [{**own, "params": [parameter]}]
-    try:
-        optimizer.step()
-        after = optimizer.param_groups[0]
-    finally:
-        optimizer.param_groups = groups
-    return {key: value for key, value in after.items() if key != "params"}
 
 
 def _hook(facade: FusedBackward, group_index: int) -> Callable[[Tensor], None]:

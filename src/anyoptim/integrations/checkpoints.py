@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from anyoptim.building.records import built, refuse_other
-from anyoptim.building.training_weights import average_in_place, expect_training_weights, has_two_sets
+from anyoptim.building.training_weights import average_in_place, training_weights_of
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import CheckpointError, OptimError
@@ -64,8 +64,9 @@ def wrap_checkpoints(undo: ExitStack) -> None:
         if checkpoint is None or optimizer is None:
             return load(self, checkpoint)
         _check_files(Path(checkpoint), self)
-        if has_two_sets(optimizer):
-            expect_training_weights(optimizer)
+        two_sets = training_weights_of(optimizer)
+        if two_sets is not None:
+            two_sets.expect()
         facade = getattr(self.optimizer, "optimizer", self.optimizer)
         try:
             # torch's distributed checkpoints take a step without gradients, and without a closure, before they load
@@ -164,7 +165,7 @@ def _save_the_average(trainer: Any, run: ExitStack) -> None:
 
 def _leave_the_average(trainer: Any) -> None:
     optimizer: Any = built(trainer.optimizer)
-    if has_two_sets(optimizer):
+    if training_weights_of(optimizer) is not None:
         optimizer.eval()
 
 

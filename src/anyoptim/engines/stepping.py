@@ -1,0 +1,58 @@
+"""One way to let an optimizer step on some of its parameters, for every facade that does so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MethodType
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from anyoptim.engines.engine import Engine
+
+
+def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[Tensor]) -> Mapping[str, Any]:
+    """Let an optimizer step on some parameters of a group, and return what its step makes of the group's values.
+
+    The optimizer's own groups stay as they are, so other threads may step on other parameters meanwhile, and values
+    such as step counts can be taken over once a step, whatever the number of parts.
+
+    Args:
+        optimizer: updates a parameter from its gradient and state and its group's values alone.
+        group: one of its groups.
+        parameters: some of the group's that have a gradient.
+
+    Returns:
+        The group's values after the step, without ``"params"``; empty where a step changes none.
+    """
+    if isinstance(optimizer, Engine):
+        for parameter in parameters:
+            optimizer.update_one(group, parameter)
+        return {}
+    values = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
+    twin = _twin(optimizer, {**values, "params": list(parameters)})
+    _step_of(optimizer)(twin)
+    _take_back(optimizer, twin)
+    return {key: value for key, value in twin.param_groups[0].items() if key != "params"}
+
+
+def _twin(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
+    """Return an optimizer that is the same one but for its groups: its state is the very same mapping."""
+    twin: Optimizer = object.__new__(type(optimizer))
+    vars(twin).update({**vars(optimizer), "param_groups": [group]})
+    return twin
+
+
+def _step_of(optimizer: Optimizer) -> Any:
+    """Return what ``step`` is, as a function of the optimizer: some get one of their own when they are mended."""
+    own = vars(optimizer).get("step")
+    return own.__func__ if isinstance(own, MethodType) else type(optimizer).step
+
+
+def _take_back(optimizer: Optimizer, twin: Optimizer) -> None:
+    """Keep what a step has put into attributes, such as an estimate of its own."""
+    before = vars(optimizer)
+    for name, value in vars(twin).items():
+        if name != "param_groups" and before.get(name) is not value:
+            before[name] = value
