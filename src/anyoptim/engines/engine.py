@@ -34,7 +34,9 @@ class Engine(Optimizer):
 
         Raises:
             RuntimeError: a gradient is sparse.
+            UnsupportedError: a CUDA graph is being captured.
         """
+        refuse_capture(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -48,6 +50,7 @@ class Engine(Optimizer):
 
     def update_one(self, group: dict[str, Any], parameter: Tensor) -> None:
         """Update one parameter of ``group``, which has a gradient: a part of what :meth:`step` does."""
+        refuse_capture(self)
         self._refuse_sparse(parameter)
         self.update_group(group, [parameter])
 
@@ -80,6 +83,22 @@ class Engine(Optimizer):
             for name, value in state_dict["state"].get(index, {}).items():
                 copied = value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
                 self.state[parameter][name] = copied
+
+
+def refuse_capture(optimizer: Optimizer) -> None:
+    """Raise while a CUDA graph is captured, which would repeat what Python computed for that one step.
+
+    Raises:
+        UnsupportedError: it is.
+    """
+    # torch.compile guards the numbers that it puts into a graph, and cannot trace the question
+    if torch.compiler.is_compiling():
+        return
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise UnsupportedError(
+            f"A CUDA graph would repeat one step of {type(optimizer).__name__} with its step count and learning rate"
+            " frozen: leave step(), and a backward pass that updates, out of what is captured."
+        )
 
 
 def several_processes() -> bool:
