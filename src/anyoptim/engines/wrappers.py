@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim.engines.engine import whole, wide
+from anyoptim.engines.engine import refuse_capture, whole, wide
 from anyoptim.engines.facade import Facade
 from anyoptim.errors import OptimError, UnsupportedError
 
@@ -55,7 +55,11 @@ class Lookahead(_Wrapper):
 
         Args:
             closure: computes the loss again and returns it.
+
+        Raises:
+            UnsupportedError: a CUDA graph is being captured.
         """
+        refuse_capture(self)
         before = {
             parameter: parameter.detach().clone()
             for _, parameter in self._with_gradients()
@@ -213,7 +217,9 @@ class ScheduleFree(_Wrapper):
 
         Raises:
             OptimError: it is in evaluation mode.
+            UnsupportedError: a CUDA graph is being captured.
         """
+        refuse_capture(self)
         if not all(group["train_mode"] for group in self.param_groups):
             raise OptimError("schedule_free is in evaluation mode; call train() on the optimizer before step().")
         loss = self._evaluated(closure)
