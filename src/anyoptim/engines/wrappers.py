@@ -278,10 +278,11 @@ class SAM(_Wrapper):
             assert parameter.grad is not None
             slopes[parameter] = parameter.grad * parameter.abs() if self.adaptive else parameter.grad
         norms = [whole(torch.linalg.vector_norm(slope)) for slope in slopes.values()]
-        reach = self.rho / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-12) if norms else 0.0
+        together = [norm.to(norms[0].device) for norm in norms]  # a model may be on several devices
+        reach = self.rho / (torch.linalg.vector_norm(torch.stack(together)) + 1e-12) if norms else torch.zeros(())
         before = {parameter: parameter.detach().clone() for parameter in slopes}
         for parameter, slope in slopes.items():
-            parameter.add_((slope * parameter.abs() if self.adaptive else slope) * reach)
+            parameter.add_((slope * parameter.abs() if self.adaptive else slope) * reach.to(slope.device))
         try:
             with torch.enable_grad():
                 loss = closure()
