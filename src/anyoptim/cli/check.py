@@ -25,6 +25,7 @@ def check_command(
     name: Name,
     checks: Annotated[list[str] | None, typer.Option("--check", help="Only this check; repeat it.")] = None,
     optim_args: Annotated[str | None, typer.Option(help="What it needs, as in TrainingArguments.")] = None,
+    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda, or another kind that torch has.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Run the conformance kit on an optimizer; exit code 1 if a promise is not kept."""
@@ -47,7 +48,7 @@ def check_command(
     finished = True
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what packages print is no part of the answer
-            check_optimizer(name, checks=checks or None, on_verdict=tell, **fields)
+            check_optimizer(name, checks=checks or None, device=device, on_verdict=tell, **fields)
     except KeyboardInterrupt:
         finished = False
     if as_json:

@@ -15,7 +15,7 @@ from anyoptim.errors import OptimArgsError
 from anyoptim.memory.state import measured_state_bytes
 from anyoptim.names.hyperparameters import ITS_OWN, REQUIRED
 from anyoptim.testing.sharded import train_sharded
-from anyoptim.testing.subject import SAVED_AT, STEPS, Subject, batch, moved, tensors, tiny_model, weights
+from anyoptim.testing.subject import SAVED_AT, STEPS, Subject, batch, moved, tensors, weights
 from anyoptim.text import format_bytes
 
 
@@ -29,7 +29,7 @@ class Failure(AssertionError):
 
 def builds(subject: Subject) -> str:
     """Is built, as a ``torch.optim.Optimizer`` that holds each parameter once."""
-    model = tiny_model()
+    model = subject.model()
     optimizer = subject.build(model)
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     _expect(isinstance(optimizer, torch.optim.Optimizer), f"{type(optimizer).__name__} is no torch.optim.Optimizer")
@@ -78,11 +78,12 @@ def loads_weights_only(subject: Subject) -> str:
 
 def has_its_traits(subject: Subject) -> str:
     """What its spec says of its step is true: closure, second order, modes, what becomes of the gradients."""
-    model, traits = tiny_model(), subject.spec.traits
+    model, traits = subject.model(), subject.spec.traits
     optimizer = subject.build(model)
     has_modes = callable(getattr(optimizer, "eval", None))
     _expect(has_modes or not traits.schedule_free or traits.needs_closure, "it has no eval()")
-    model(input_ids=batch(0), labels=batch(0)).loss.backward()
+    tokens = batch(0).to(subject.device)
+    model(input_ids=tokens, labels=tokens).loss.backward()
     try:
         optimizer.step()
         alone = True
@@ -99,7 +100,7 @@ def has_its_traits(subject: Subject) -> str:
 
 def typed_arguments(subject: Subject) -> str:
     """Every hyperparameter can be written as text, and a wrong key is refused."""
-    model = tiny_model()
+    model = subject.model()
     written = {}
     for each in subject.spec.hyperparameters:
         if each.default in (ITS_OWN, REQUIRED) or each.scope == "groups" or each.taken_from:
@@ -123,7 +124,7 @@ def decay_groups(subject: Subject) -> str:
     """weight_decay reaches the matrices and spares the norms."""
     if not any(each.name == "weight_decay" for each in subject.spec.hyperparameters):
         raise NotApplicable("it has no weight decay")
-    model = tiny_model()
+    model = subject.model()
     optimizer = subject.build(model, weight_decay=0.1)
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = {names[each]: group.get("weight_decay") for group in optimizer.param_groups for each in group["params"]}
@@ -136,7 +137,7 @@ def follows_the_schedule(subject: Subject) -> str:
     """A scheduler's rate is the one that is applied: at rate 0 nothing moves."""
     if subject.spec.traits.schedule_free:
         raise NotApplicable("it needs no schedule")
-    model = tiny_model()
+    model = subject.model()
     optimizer = subject.build(model, weight_decay=0.0)
     factor = [1.0]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: factor[0])
@@ -155,8 +156,8 @@ def follows_the_schedule(subject: Subject) -> str:
 
 def skips_missing_gradients(subject: Subject) -> str:
     """A parameter without a gradient stays, and the others move."""
-    model = tiny_model()
-    model.unused = torch.nn.Linear(32, 32, bias=False)
+    model = subject.model()
+    model.unused = torch.nn.Linear(32, 32, bias=False).to(subject.device)
     optimizer = subject.build(model)
     before = weights(model)
     for seed in range(_ENOUGH):
@@ -179,16 +180,13 @@ def fp16_parameters(subject: Subject) -> str:
 
 def state_on_device(subject: Subject) -> str:
     """State of a parameter's size is where the parameter is."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    assert device is not None
-    model = tiny_model().to(device)
+    model = subject.model()
     optimizer = subject.build(model)
-    with torch.device(device):
-        subject.step(model, optimizer, 0)
+    subject.step(model, optimizer, 0)
     for parameter, state in optimizer.state.items():
         wrong = [each for each in tensors(state) if each.numel() > 1 and each.device.type != parameter.device.type]
         _expect(not wrong, f"state of shape {tuple(wrong[0].shape) if wrong else ()} is elsewhere")
-    return f"on {device.type}"
+    return f"on {torch.device(subject.device).type}"
 
 
 def fused_backward(subject: Subject) -> str:
@@ -200,7 +198,7 @@ def fused_backward(subject: Subject) -> str:
         raise NotApplicable("it has hooks of its own" if implementation.updates_in_backward else "it is not offered")
     results = []
     for fused in ("false", "true"):
-        model = tiny_model()
+        model = subject.model()
         own = subject.arguments["optim_args"]
         optimizer = subject.build(model, optim_args=",".join(filter(None, [own, f"fused_backward={fused}"])))
         for seed in range(4):
@@ -234,7 +232,7 @@ def accumulates_gradients(subject: Subject) -> str:
             max_steps=_ENOUGH,
         )
     _expect(not watch.moved, "weights move in the middle of a step")
-    _expect(bool(moved(weights(tiny_model()), trainer.model)), "nothing moves")
+    _expect(bool(moved(weights(subject.model()), trainer.model)), "nothing moves")
     return "one update for two micro-batches"
 
 
@@ -244,7 +242,7 @@ def compiles(subject: Subject) -> str:
         raise NotApplicable("its step runs the model")
     results = []
     for compiled in (False, True):
-        model = tiny_model()
+        model = subject.model()
         optimizer = subject.build(model)
         if compiled:
             torch.compiler.reset()
@@ -262,7 +260,7 @@ def compiles(subject: Subject) -> str:
 
 def predicts_memory(subject: Subject) -> str:
     """The plan's state bytes are those that are there after a step."""
-    model = tiny_model()
+    model = subject.model()
     memory = subject.plan(model).memory
     optimizer = subject.build(model)
     subject.step(model, optimizer, 0)
@@ -347,7 +345,7 @@ def _text(value: object) -> str:
 
 
 def _in_dtype(subject: Subject, dtype: torch.dtype) -> str:
-    model = tiny_model(dtype=dtype)
+    model = subject.model(dtype=dtype)
     optimizer = subject.build(model)
     before = weights(model)
     losses = [subject.step(model, optimizer, seed) for seed in range(_ENOUGH)]

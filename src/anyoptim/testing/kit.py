@@ -56,6 +56,7 @@ def check_optimizer(
     name: str,
     *,
     checks: Collection[str] | None = None,
+    device: str = "cpu",
     on_verdict: Callable[[Verdict], None] = lambda _: None,
     **fields: Any,
 ) -> Report:
@@ -64,17 +65,19 @@ def check_optimizer(
     Args:
         name: a registered name, a class path, a pair or a wrapped name.
         checks: names of ``CHECKS``; all of them if ``None``.
+        device: where models train, as torch names its kind; two processes are tried on the CPU whatever it is.
         on_verdict: told each verdict as soon as it is there.
         fields: fields of TrainingArguments that it needs, such as ``optim_args="rank=8"``.
 
     Raises:
         UnknownOptimizerError: no such name.
         MissingPackageError: the package behind it, or transformers, is not installed.
+        OptimError: there is no such device here.
     """
     need_transformers("The conformance kit")
     from anyoptim.integrations.transformers import enable
 
-    subject = Subject(name, fields)
+    subject = Subject(name, fields, device)
     subject.spec.default.load()
     wanted = list(CHECKS if checks is None else checks)
     reason = impossible(subject.spec)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anyoptim.comparing.stdlib_text import Bytes
+from anyoptim.errors import OptimError
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.registry import optimizer_info
 from anyoptim.names.spec import OptimizerSpec
@@ -32,6 +33,7 @@ class Subject:
     Args:
         name: as in ``optim=``; a wrapper is checked around ``adamw_torch``.
         fields: fields of TrainingArguments that it needs, such as ``optim_args``.
+        device: where its models and batches are.
 
     Attributes:
         kept: what several checks look at, such as one run of the Trainer.
@@ -39,11 +41,19 @@ class Subject:
 
     name: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
     kept: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if optimizer_info(self.name).is_wrapper:
             self.name = f"{self.name}(adamw_torch)"
+        try:
+            torch.empty(0, device=self.device)
+        except Exception as error:  # torch has a kind of its own for each way a device can be missing
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise OptimError(
+                f"Nothing can be put on device {self.device!r} here ({reason}); `anyoptim doctor` shows the devices."
+            ) from error
 
     @cached_property
     def spec(self) -> OptimizerSpec:
@@ -85,6 +95,10 @@ class Subject:
         rate = float(own) if isinstance(own, (int, float)) and own > 0 else 1e-3
         return min(max(rate, low), high)
 
+    def model(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+        """Build the tiny model on its device."""
+        return tiny_model(seed, dtype).to(self.device)
+
     def plan(self, model: nn.Module, **changed: Any) -> Plan:
         """Plan it for a model, with the arguments that it needs."""
         return plan(self.name, model, {**self.arguments, **changed})
@@ -98,7 +112,7 @@ class Subject:
 
     def step(self, model: nn.Module, optimizer: Optimizer, seed: int) -> float:
         """Take one step on a batch of text."""
-        tokens = batch(seed)
+        tokens = batch(seed).to(self.device)
 
         def evaluate() -> float:
             optimizer.zero_grad()
@@ -122,12 +136,15 @@ class Subject:
             "save_strategy": "no",
             "report_to": [],
             "disable_tqdm": True,
-            "use_cpu": True,
+            "use_cpu": torch.device(self.device).type == "cpu",
             "dataloader_num_workers": 0,
             **self.arguments,
             **changed,
         }
-        trainer = Trainer(tiny_model(seed), TrainingArguments(**fields), train_dataset=_text(), callbacks=callbacks)
+        arguments = TrainingArguments(**fields)
+        # where there are several devices, a Trainer would split each batch over all of them
+        arguments._n_gpu = min(1, arguments.n_gpu)
+        trainer = Trainer(self.model(seed), arguments, train_dataset=_text(), callbacks=callbacks)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             trainer.train(resume_from_checkpoint=resume or None)
         return trainer
