@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test lint types unit test-compat matrix check-matrix catalogue docs browser benchmark format clean
+.PHONY: demo test lint types unit test-compat matrix check-matrix catalogue docs browser benchmark gpu format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
@@ -56,6 +56,10 @@ benchmark: .venv/installed
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/bare_names.py
+
+# what only a GPU can show, in 8 minutes; sets nothing up, since a machine that has one has a torch for it
+gpu:
+	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(GPU)
 
 format: .venv/installed
 	$(BIN)/ruff format .
