@@ -24,7 +24,8 @@ def run(device: str, sizes: Sizes) -> Section:
     try:
         need_transformers("The conformance kit")
     except MissingPackageError:
-        return Section("conformance kit", _ABOUT, (Row("all names", "not run", "transformers is not installed"),))
+        missing = Row("all names", "not run", "transformers is not installed")
+        return section("conformance kit", _ABOUT, [missing.name], lambda _: missing, sizes.deadline)
     names = [*anyoptim.list_optimizers(package="anyoptim"), *catalogue(sizes.catalogue)]
     return section("conformance kit", _ABOUT, names, lambda name: row(name, device, sizes), sizes.deadline)
 
