@@ -18,6 +18,7 @@ import anyoptim
 from anyoptim.integrations.models import load_config, make_model
 from anyoptim.memory.footprint import SHARDINGS
 from anyoptim.memory.state import StateMemory, measured_state_bytes, state_memory
+from anyoptim.memory.trying import ATTEMPTS
 from anyoptim.testing.subject import Subject, batch, tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -180,8 +181,7 @@ def test_taking_ones_for_values_finds_what_a_real_step_finds(name: str, monkeypa
     real = state_memory(planned)
     if "a real step" not in real.method:
         return  # this version of the package needs none
-    monkeypatch.setattr("anyoptim.memory.state._SMALL_STEP", -1)
-    monkeypatch.setattr("anyoptim.memory.state._LARGEST_REAL_STEP", -1)
+    monkeypatch.setattr("anyoptim.memory.state.ATTEMPTS", ATTEMPTS[-1:])
     guessed = state_memory(planned)
     assert real.total is not None
     if guessed.total is None:  # kernels of its own, or shapes that depend on values: a large model is not answered

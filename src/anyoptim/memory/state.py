@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    FakeTensor,
-    FakeTensorMode,
-)
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.building.assemble import assemble
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.memory.trying import ATTEMPTS
 from anyoptim.names.spec import Traits
 from anyoptim.routing.groups import GroupDict
 
 Shard = Callable[[Tensor], Tensor]
 """Takes a parameter's stand-in and returns what one process holds of it."""
 
-_fake_tensor_log = logging.getLogger("torch._subclasses.fake_tensor")
-
 _FEW = 2
 _COUNTERS = 64
 """Bytes of step counts and the like, which the parameters of a group may share."""
-_SMALL_STEP = 2**28
-_LARGEST_REAL_STEP = 2**29
 
 
 @dataclass(frozen=True)
@@ -54,8 +44,8 @@ def state_memory(plan: Blueprint, shard: Shard | None = None) -> StateMemory:
     """Predict the state bytes of a plan by the optimizer's own first step, on tensors without storage.
 
     A step that asks for the value of a tensor, or runs kernels of its own, cannot run that way; there, a real step is
-    tried, or, where its tensors would be large, every value that is asked for is taken as 1. Two parameters of each
-    shape, dtype, role and group stand for all of them, unless an optimizer keeps its state otherwise.
+    tried, or, where its tensors would be large, every value that is asked for is taken as 1: see ``ATTEMPTS``. Two
+    parameters of each shape, dtype, role and group stand for all, unless an optimizer keeps its state otherwise.
 
     Args:
         plan: a plan with param groups; its model may be on the meta device.
@@ -64,12 +54,9 @@ def state_memory(plan: Blueprint, shard: Shard | None = None) -> StateMemory:
     if not plan.groups:
         return StateMemory(None, "no model")
     size = sum(each.nbytes for group in _stand_ins(plan, _FEW) for each in group["params"])
-    ways = [_REAL, _TAKING_ONES] if size <= _SMALL_STEP else [_TAKING_ONES, _REAL]
-    reason = ""
-    for way in (_FAKE, *ways):
-        if way is _REAL and size > _LARGEST_REAL_STEP:
-            reason = "the model is too large to try a real step on"
-            continue
+    attempt = next(each for each in ATTEMPTS if size <= each.up_to)
+    reason = attempt.otherwise
+    for way in attempt.ways:
         try:
             with way.context():
                 return StateMemory(_bytes_after_one_step(plan, shard), way.method)
@@ -90,65 +77,6 @@ def local_bytes(tensor: Tensor) -> int:
     if is_traceable_wrapper_subclass(held):  # torchao's quantized state has a nominal dtype that it is not stored in
         return sum(local_bytes(getattr(held, name)) for name in held.__tensor_flatten__()[0])
     return int(held.numel() * held.element_size())
-
-
-# ---------------------------------------------------------------- ways to try a step
-
-
-@contextmanager
-def _fake_tensors(*modes: TorchDispatchMode) -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.callback(_fake_tensor_log.setLevel, _fake_tensor_log.level)
-        _fake_tensor_log.setLevel(logging.CRITICAL)  # it would tell of each step that it cannot take
-        stack.enter_context(_told_apart())
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        # compiled kernels would read the memory that a fake tensor has not
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for mode in modes:
-            stack.enter_context(mode)
-        yield
-
-
-@contextmanager
-def _told_apart() -> Iterator[None]:
-    """Give fake tensors an address each, by which some packages know parameters."""
-
-    def data_ptr(tensor: Tensor) -> int:
-        return int(tensor.untyped_storage()._cdata) + int(tensor.storage_offset()) * tensor.element_size()
-
-    FakeTensor.data_ptr = data_ptr  # type: ignore[method-assign, assignment]  # undone below
-    try:
-        yield
-    finally:
-        del FakeTensor.data_ptr
-
-
-class _TakingOnes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
-    """Answers a step that asks for the value of a fake tensor: 1."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        try:
-            return func(*args, **(kwargs or {}))
-        except DataDependentOutputException:
-            if func is not torch.ops.aten._local_scalar_dense.default:
-                raise
-            dtype = args[0].dtype
-            return True if dtype is torch.bool else 1.0 if dtype.is_floating_point else 1
-
-
-class _Way(NamedTuple):
-    """A way to try a step, and what a person is told of it."""
-
-    method: str
-    context: Callable[[], AbstractContextManager[None]]
-
-
-_FAKE = _Way("its first step on fake tensors", _fake_tensors)
-_REAL = _Way("a real step per parameter shape", nullcontext)
-_TAKING_ONES = _Way(
-    "its first step on fake tensors, each value that it reads taken as 1",
-    lambda: _fake_tensors(_TakingOnes()),  # type: ignore[no-untyped-call]  # torch's
-)
 
 
 def _kinds(plan: Blueprint) -> list[list[list[nn.Parameter]]]:
