@@ -121,6 +121,27 @@ def test_listing_imports_no_package() -> None:
     assert json.loads(run(program)) == []
 
 
+def test_a_spec_is_made_when_it_is_asked_for() -> None:
+    program = (
+        "import anyoptim\n"
+        "from anyoptim.catalog._algorithms import algorithms\n"
+        "from anyoptim.names import registry\n"
+        "def state():\n"
+        "    unmade = [each for each in registry._specs.values() if isinstance(each, registry.Unmade)]\n"
+        "    return len(unmade), algorithms.cache_info().currsize\n"
+        "assert registry.known_names()\n"
+        "before = state()\n"
+        "assert before[0] > 300 and before[1] == 0, before\n"
+        "anyoptim.optimizer_info('muon')\n"
+        "assert 'lion' in str(registry.unknown('lionn', registry.known_names()))\n"
+        "anyoptim.enable()\n"
+        "assert state() == before, state()\n"
+        "assert anyoptim.optimizer_info('soap') is anyoptim.optimizer_info('heavyball/soap')\n"
+        "assert state() == (before[0] - 1, 1), state()\n"
+    )
+    run(program)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("module", PACKAGES)
 def test_the_index_is_that_of_the_installed_package(module: str) -> None:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Union
 
-from anyoptim.catalog._algorithms import ALGORITHMS, Algorithm
+from anyoptim.catalog._algorithms import Algorithm, algorithms
 from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE
 from anyoptim.names.composing import pair
 from anyoptim.names.hyperparameters import FUSED_BACKWARD, ITS_OWN, REQUIRED, Hyperparameter, Interval
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
+from anyoptim.names.unmade import Unmade
 
 FOLDER = Path(__file__).parent / "index"
 _ITS_OWN = "its own"
@@ -132,8 +134,8 @@ def indexed(
     limits: Limits = MappingProxyType({}),
     refused_everywhere: Mapping[str, str] = MappingProxyType({}),
     **fields: object,
-) -> tuple[OptimizerSpec, ...]:
-    """Return the specs of a package.
+) -> tuple[Unmade, ...]:
+    """Return the names of a package, each with what makes its spec.
 
     Args:
         module: the package's module, the prefix of its names and the name of its index.
@@ -151,7 +153,6 @@ def indexed(
     """
     index = read_index(module)
     entries: Mapping[str, Any] = index["optimizers"]
-    by_name = {own: facts.get(own, Facts()) for own in entries}
     coupled_names = {own: reason for reason, names in coupled.items() for own in names.split()}
     limits_of: dict[str, dict[str, str]] = {}
     for check, reasons in limits.items():
@@ -162,21 +163,19 @@ def indexed(
     if unknown:
         raise KeyError(f"{module} has no {sorted(unknown)[0]}")
     shared = {"licence": licence, "extra": extra, "package": index["package"], **fields}
-    return tuple(
-        _spec(
-            f"{module}/{own}",
-            own,
-            entries[own],
-            replace(
-                each,
-                coupled=each.coupled or coupled_names.get(own, ""),
-                refused={**refused_everywhere, **each.refused},
-                traits=each.traits if own in facts else traits,
-            ),
-            {**shared, "limits": limits_of.get(own, {})},
+
+    def unmade(own: str) -> Unmade:
+        path, each = f"{module}/{own}", facts.get(own, Facts(traits=traits))
+        each = replace(
+            each,
+            coupled=each.coupled or coupled_names.get(own, ""),
+            refused={**refused_everywhere, **each.refused},
+            aliases=(*((path,) if each.name else ()), *each.aliases),
         )
-        for own, each in by_name.items()
-    )
+        of_all = {**shared, "limits": limits_of.get(own, {})}
+        return Unmade(each.name or path, partial(_spec, path, own, entries[own], each, of_all), each.aliases)
+
+    return tuple(map(unmade, entries))
 
 
 def read_index(module: str) -> Mapping[str, Any]:
@@ -186,7 +185,7 @@ def read_index(module: str) -> Mapping[str, Any]:
 
 
 def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: Mapping[str, object]) -> OptimizerSpec:
-    algorithm = ALGORITHMS.get(path) or ALGORITHMS.get(own) or Algorithm(own)
+    algorithm = algorithms().get(path) or algorithms().get(own) or Algorithm(own)
     hyperparameters = [
         replace(each, **facts.hyperparameters.get(each.name, {}))  # type: ignore[arg-type]  # fields by their names
         for each in _hyperparameters(entry["hyperparameters"])
@@ -216,7 +215,7 @@ def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: M
         traits=facts.traits,
         paper=algorithm.paper,
         usual_lr=algorithm.usual_lr,
-        aliases=(*((path,) if facts.name else ()), *facts.aliases),
+        aliases=facts.aliases,
     )
     return pair(spec, facts.fallback, name) if facts.fallback else spec
 

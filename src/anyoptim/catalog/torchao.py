@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.names.composing import variant
-from anyoptim.names.spec import Traits
+from anyoptim.names.spec import OptimizerSpec, Traits
+from anyoptim.names.unmade import Unmade
 
 _ADAM_FIELDS = Traits(adam_fields=True)
 
@@ -19,8 +20,11 @@ _PACKAGE = indexed(
     },
 )
 
-SPECS = (
-    *_PACKAGE,
+
+def _adamw_4bit() -> OptimizerSpec:
+    package_own = next(each for each in _PACKAGE if each.name == "torchao/adamw_4bit")
     # transformers gives it larger blocks than the package does
-    *(variant(spec, "adamw_torch_4bit", block_size=256) for spec in _PACKAGE if spec.name == "torchao/adamw_4bit"),
-)
+    return variant(package_own.make(), "adamw_torch_4bit", block_size=256)
+
+
+SPECS = (*_PACKAGE, Unmade("adamw_torch_4bit", _adamw_4bit))

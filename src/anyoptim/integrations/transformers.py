@@ -36,7 +36,6 @@ from anyoptim.errors import OptimError, UnknownOptimizerError, UnsupportedError
 from anyoptim.integrations.patching import replace
 from anyoptim.names import registry
 from anyoptim.names.packages import need_transformers
-from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.plan import Plan, plan
 
 if TYPE_CHECKING:
@@ -112,12 +111,9 @@ def _extend_names(undo: ExitStack) -> None:
             if name not in OptimizerNames._value2member_map_:
                 undo.callback(_remove_member, OptimizerNames, _add_member(OptimizerNames, name))
 
-    def add_registered(spec: OptimizerSpec) -> None:
-        add((spec.name, *spec.aliases))
-
     add(registry.known_names())
-    registry.on_register.append(add_registered)
-    undo.callback(registry.on_register.remove, add_registered)
+    registry.on_register.append(add)
+    undo.callback(registry.on_register.remove, add)
 
     def _missing_(cls: Any, value: object) -> object:
         try:

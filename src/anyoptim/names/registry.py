@@ -17,6 +17,7 @@ from anyoptim.errors import OptimError, UnknownOptimizerError, did_you_mean
 from anyoptim.names import composing, packages
 from anyoptim.names.signatures import spec_of
 from anyoptim.names.spec import Implementation, OptimizerSpec
+from anyoptim.names.unmade import Unmade
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
 CATALOGUE = "anyoptim.catalog"
@@ -29,13 +30,13 @@ _Constructor = TypeVar("_Constructor", bound="Callable[..., Optimizer]")
 
 _WRAPPED = re.compile(r"(?P<wrapper>[^()+]+)\((?P<inner>.+)\)", re.DOTALL)
 
-_specs: dict[str, OptimizerSpec] = {}
+_specs: dict[str, OptimizerSpec | Unmade] = {}
 _aliases: dict[str, str] = {}
 _plugins: dict[str, EntryPoint] = {}
 _catalogue_loaded = False
 
-on_register: list[Callable[[OptimizerSpec], None]] = []
-"""Called with each spec registered from now on; the transformers integration listens here."""
+on_register: list[Callable[[tuple[str, ...]], None]] = []
+"""Called with name and aliases of each spec registered from now on; the transformers integration listens here."""
 
 
 def normalise(name: str) -> str:
@@ -105,7 +106,7 @@ def optimizer_info(name: str) -> OptimizerSpec:
     key = normalise(name)
     key = _aliases.get(key, key)
     if key in _specs:
-        return _specs[key]
+        return _made(key)
     if key in _plugins:
         spec = _load_plugin(key)
         if spec is not None:
@@ -189,7 +190,7 @@ def list_optimizers(
 def listed(name: str) -> OptimizerSpec:
     """Return what a list says of a name: of a plug-in, what its package's metadata say, so nothing is imported."""
     if name in _specs:
-        return _specs[name]
+        return _made(name)
     entry_point = _plugins[name]
     metadata = entry_point.dist.metadata if entry_point.dist else None
     about = {
@@ -211,7 +212,15 @@ def known_names() -> list[str]:
     return sorted({*_specs, *_aliases, *_plugins})
 
 
-def _add(spec: OptimizerSpec, *, replace: bool) -> None:
+def _made(name: str) -> OptimizerSpec:
+    """Return the spec of a name, which is made now if nobody asked for it before."""
+    found = _specs[name]
+    if isinstance(found, Unmade):
+        _specs[name] = found = found.make()
+    return found
+
+
+def _add(spec: OptimizerSpec | Unmade, *, replace: bool) -> None:
     names = (spec.name, *spec.aliases)
     for name in names:
         if name != normalise(name):
@@ -225,7 +234,7 @@ def _add(spec: OptimizerSpec, *, replace: bool) -> None:
     _specs[spec.name] = spec
     _aliases.update(dict.fromkeys(spec.aliases, spec.name))
     for listener in on_register:
-        listener(spec)
+        listener(names)
 
 
 def _load_catalogue() -> None:
@@ -236,7 +245,7 @@ def _load_catalogue() -> None:
     for module_info in pkgutil.iter_modules(importlib.import_module(CATALOGUE).__path__):
         if not module_info.name.startswith("_"):
             module = importlib.import_module(f"{CATALOGUE}.{module_info.name}")
-            specs: Iterable[OptimizerSpec] = module.SPECS
+            specs: Iterable[OptimizerSpec | Unmade] = module.SPECS
             for spec in specs:
                 _add(spec, replace=False)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
@@ -252,8 +261,6 @@ def _load_catalogue() -> None:
 
 def _load_plugin(name: str) -> OptimizerSpec | None:
     """Turn an entry point into a spec; a broken plug-in is one warning and its name is gone."""
-    if name in _specs:
-        return _specs[name]
     announced = listed(name).default
     entry_point = _plugins.pop(name)
     try:
