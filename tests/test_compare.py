@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -18,6 +19,7 @@ from browser import browser
 from test_cli import anyoptim as command
 
 import anyoptim
+from anyoptim.comparing.progress import EVERY, in_lines
 from anyoptim.comparing.race import Entry, Run
 from anyoptim.comparing.results import Results, entries, standings
 from anyoptim.comparing.tasks import TASKS, Sums, load_task
@@ -120,6 +122,40 @@ def test_an_interrupt_leaves_what_is_there_and_the_same_command_goes_on(tmp_path
     assert runs_in(output)[: len(kept)] == kept
     assert len(runs_in(output)) == 6
     look_at(output / "report.html", rows=3)
+
+
+def test_lines_come_as_time_passes_and_not_by_steps() -> None:
+    assert EVERY <= 10
+    said = io.StringIO()
+
+    def wait_for(text: str) -> None:
+        deadline = time.monotonic() + 30
+        while text not in said.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert text in said.getvalue()
+
+    with in_lines("sgd   lr 0.1", 300, file=said, every=0.001) as work:
+        wait_for("sgd lr 0.1: step 0 of 300, 0 s\n")  # while nobody calls
+        work.step(120, 2.91)
+        wait_for("sgd lr 0.1: step 120 of 300, loss 2.910, 0 s\n")
+        work.end("final loss 2.500")
+    lines = said.getvalue().splitlines()
+    assert (lines[0], lines[-1]) == ("sgd lr 0.1: 300 steps", "sgd lr 0.1: final loss 2.500, 0 s")
+    with in_lines("seldom", file=said, every=1000):
+        pass
+    assert said.getvalue().splitlines()[len(lines) :] == ["seldom", "seldom: done, 0 s"]
+
+
+@pytest.mark.slow
+def test_where_there_is_no_terminal_stderr_tells_of_each_run(tmp_path: Path) -> None:
+    words = ["compare", "sgd", "--task", "modular-addition", "--steps", "2", "--json", "--output", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "anyoptim", *words], capture_output=True, text=True, check=True)
+    losses = {run["entry"]["name"]: run["heldout_loss"] for run in json.loads(done.stdout)}
+    lines = done.stderr.splitlines()
+    for name, loss in losses.items():
+        began = lines.index(f"{name}: 2 steps")
+        assert any(line.startswith(f"{name}: final loss {loss:.3f}, ") for line in lines[began:])
+    assert any(line.startswith("importing torch and transformers: done, ") for line in lines)
 
 
 @pytest.mark.slow

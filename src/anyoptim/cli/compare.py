@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from anyoptim.cli.output import INTERRUPTED, AsJson, complete_name
+from anyoptim.comparing.progress import shown_on
 from anyoptim.errors import OptimError
 from anyoptim.names import packages
 from anyoptim.names.registry import optimizer_info
@@ -84,7 +85,8 @@ def run_comparison(
     console = Console(stderr=as_json)
     if not console.is_terminal:
         console = Console(stderr=as_json, width=120)
-    with console.status("importing torch and transformers"):
+    show = shown_on(console)
+    with show("importing torch and transformers"):
         packages.need_transformers(needed_by)
         for package in ("matplotlib", "jinja2"):
             packages.load(package, needed_by=needed_by, package=package, install="pip install 'anyoptim[compare]'")
@@ -101,7 +103,7 @@ def run_comparison(
             steps=steps,
             optim_args={optimizer_info(name).name: text for name, text in optim_args.items()},
         )
-    if not compare(comparison, console, as_json=as_json):
+    if not compare(comparison, console, show, as_json=as_json):
         raise typer.Exit(INTERRUPTED)
 
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from anyoptim.comparing.progress import Show
 from anyoptim.comparing.race import Run, race_one
 from anyoptim.comparing.report import caveat, table_of, write_report
 from anyoptim.comparing.results import Results, entries
@@ -46,7 +46,7 @@ class Comparison:
     baseline: str = "adamw_torch"
 
 
-def compare(wanted: Comparison, console: Console, *, as_json: bool = False) -> bool:
+def compare(wanted: Comparison, console: Console, show: Show, *, as_json: bool = False) -> bool:
     """Run what is missing, write the report, print the table; ``False`` if it was interrupted.
 
     Each finished run is a line of ``results.jsonl`` at once, and is not run again. An interrupt leaves the report of
@@ -54,21 +54,23 @@ def compare(wanted: Comparison, console: Console, *, as_json: bool = False) -> b
 
     Args:
         wanted: the comparison.
-        console: for progress, table and sentences.
+        console: for table and sentences.
+        show: for the progress of each run.
         as_json: print the runs as JSON, to stdout, in the place of the table.
 
     Raises:
         UnknownOptimizerError: one of the names is not registered; before anything is trained.
     """
     task = wanted.task
-    runs_wanted = entries(
-        [wanted.baseline, *wanted.names],
-        task,
-        rates=wanted.rates,
-        seeds=wanted.seeds,
-        steps=wanted.steps or task.steps,
-        optim_args=wanted.optim_args,
-    )
+    with show(f"making the model of {task.name}"):
+        runs_wanted = entries(
+            [wanted.baseline, *wanted.names],
+            task,
+            rates=wanted.rates,
+            seeds=wanted.seeds,
+            steps=wanted.steps or task.steps,
+            optim_args=wanted.optim_args,
+        )
     results = Results(wanted.output / "results.jsonl")
     there = sum(results.find(each) is not None for each in runs_wanted)
     console.print(f"{task.summary or task.name}")
@@ -79,42 +81,29 @@ def compare(wanted: Comparison, console: Console, *, as_json: bool = False) -> b
     )
     finished = True
     missing: dict[str, str] = {}
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
-        console=console,
-    )
     width = max(len(each.name) for each in runs_wanted)
     several = len(runs_wanted) > len({each.name for each in runs_wanted})
     try:
-        with progress, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for entry in runs_wanted:
                 if results.find(entry) is not None or entry.name in missing:
                     continue
                 which = f" lr {entry.learning_rate:<8g} seed {entry.seed}" if several else ""
-                bar = progress.add_task(f"{entry.name:<{width}}{which}", total=entry.steps, loss="")
-
-                def show(step: int, loss: float, bar: TaskID = bar) -> None:
-                    progress.update(bar, completed=step, loss=f"loss {loss:.3f}")
-
-                try:
-                    run = race_one(entry, task, show)
-                except MissingPackageError as error:
-                    missing[entry.name] = str(error)
-                    progress.update(bar, loss="not installed")
-                    continue
-                results.add(run)
-                if run.error:
-                    progress.update(bar, loss=run.error[:40])
+                with show(f"{entry.name:<{width}}{which}", entry.steps) as work:
+                    try:
+                        run = race_one(entry, task, work.step)
+                    except MissingPackageError as error:
+                        missing[entry.name] = str(error)
+                        work.end("not installed")
+                        continue
+                    results.add(run)
+                    work.end(run.error[:40] or f"final loss {run.heldout_loss:.3f}")
     except KeyboardInterrupt:
         finished = False
     runs = [run for run in map(results.find, runs_wanted) if run is not None]
     if runs:
-        _tell(runs, wanted, console, as_json=as_json)
+        _tell(runs, wanted, console, show, as_json=as_json)
     for sentence in missing.values():
         console.print(Text(f"left out: {sentence}", style="yellow"))
     if not finished:
@@ -123,8 +112,9 @@ def compare(wanted: Comparison, console: Console, *, as_json: bool = False) -> b
     return finished
 
 
-def _tell(runs: Sequence[Run], wanted: Comparison, console: Console, *, as_json: bool) -> None:
-    page = write_report(runs, wanted.task, wanted.output, baseline=wanted.baseline, command=wanted.command)
+def _tell(runs: Sequence[Run], wanted: Comparison, console: Console, show: Show, *, as_json: bool) -> None:
+    with show("writing the report"):
+        page = write_report(runs, wanted.task, wanted.output, baseline=wanted.baseline, command=wanted.command)
     if as_json:
         print(json.dumps([asdict(run) for run in runs], indent=2))
         return
