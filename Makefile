@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test lint types unit test-compat matrix check-matrix catalogue docs browser benchmark gpu format clean
+.PHONY: demo test lint types unit test-compat matrix check-matrix catalogue docs browser mutants benchmark gpu format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
@@ -50,6 +50,10 @@ matrix: .venv/installed
 
 check-matrix: .venv/installed
 	$(BIN)/python tools/matrix.py --check
+
+# break the library in many places, one after another, and see which test notices; half an hour
+mutants: .venv/installed
+	$(BIN)/python tools/mutants.py $(MUTANTS)
 
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/build.py

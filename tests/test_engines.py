@@ -27,10 +27,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from toys import llama, needs_of, plain_steps, weights
 
 import anyoptim
 from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.engine import part
 from anyoptim.engines.fused_backward import FusedBackward
 
 LOW_RANK = [
@@ -251,3 +254,24 @@ def test_groups_added_later_train(name: str) -> None:
     after = last(model, optimizer, range(2, 4))
     assert not torch.equal(after["wide"], before["wide"])
     assert torch.equal(after["square"], before["square"])
+
+
+@pytest.fixture
+def second_of_two() -> Any:
+    """The second of two processes, of which there is no first."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("second_of_two")
+def test_a_part_is_what_belongs_to_this_process() -> None:
+    mesh = init_device_mesh("cpu", (2,))
+    left, right = torch.arange(12.0).view(4, 3), torch.arange(18.0).view(3, 6)
+    for dim, first, second in ((0, left[2:], right), (1, left, right[:, 3:])):
+        shape = (2, 6) if dim == 0 else (4, 3)
+        weight = DTensor.from_local(torch.zeros(shape), mesh, [Shard(dim)], run_check=False)
+        assert torch.equal(part(left @ right, weight), (left @ right).chunk(2, dim)[1])
+        # of two factors, the side that the other one shares stays whole
+        assert torch.equal(part(left, weight, shared=-1), first)
+        assert torch.equal(part(right, weight, shared=-2), second)

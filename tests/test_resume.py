@@ -161,6 +161,13 @@ def test_a_checkpoint_of_another_optimizer_is_refused_before_a_step(name: str, t
     assert optimizer.state_dict()["state"] == {} or name == "adagrad"
 
 
+def test_state_of_another_implementation_is_refused() -> None:
+    state = anyoptim.get_optimizer("muon", llama(), implementation="upstream").state_dict()
+    optimizer = anyoptim.get_optimizer("muon", llama())
+    with pytest.raises(anyoptim.CheckpointError, match="resume with optim='muon' and implementation=upstream"):
+        optimizer.load_state_dict(state)
+
+
 def test_a_checkpoint_of_another_optimizer_that_does_not_say_so(tmp_path: Path) -> None:
     state = torch.optim.SGD(llama().parameters()).state_dict()
     optimizer = anyoptim.get_optimizer("adamw_torch", llama())
