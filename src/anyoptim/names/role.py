@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Role(str, Enum):
-    """The role of a parameter; ``routing.structure`` decides it."""
+    """The role of a parameter; ``routing.roles`` decides it."""
 
     HIDDEN_MATRIX = "hidden matrix"
     EXPERT_STACK = "expert stack"

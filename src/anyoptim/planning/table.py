@@ -9,8 +9,8 @@ from anyoptim.building.blueprint import Blueprint
 from anyoptim.memory.footprint import Footprint
 from anyoptim.memory.state import StateMemory
 from anyoptim.names.composing import MEMBER
+from anyoptim.routing.places import shape_of
 from anyoptim.routing.routes import Route
-from anyoptim.routing.structure import shape_of
 from anyoptim.text import collapse, format_bytes, plain
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from anyoptim.arguments.overrides import Entry, Overrides
 from anyoptim.errors import OptimArgsError, did_you_mean
 from anyoptim.names.role import EMBEDDINGS, Role
-from anyoptim.routing.structure import Place
+from anyoptim.routing.places import Place
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from anyoptim.names.role import Role
-from anyoptim.routing.structure import Place
+from anyoptim.routing.places import Place
 
 
 def layer_numbers(model: nn.Module, places: Sequence[Place]) -> tuple[dict[str, int], int]:

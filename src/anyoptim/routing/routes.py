@@ -15,7 +15,8 @@ from anyoptim.names.role import Role
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.routing.adjustments import Adjustment, adjust
 from anyoptim.routing.layers import layer_numbers
-from anyoptim.routing.structure import Place, read_structure
+from anyoptim.routing.places import Place
+from anyoptim.routing.structure import read_structure
 from anyoptim.routing.targets import Choice, choose_targets
 
 # transformers.Trainer.get_decay_parameter_names: these, and all parameters of a LayerNorm, do not decay

@@ -10,7 +10,8 @@ from torch import nn
 
 from anyoptim.errors import TargetModulesError, did_you_mean
 from anyoptim.names.role import LINEAR, NAMED_ALONE, ROLE_TARGETS, Role
-from anyoptim.routing.structure import Place, Structure
+from anyoptim.routing.places import Place
+from anyoptim.routing.structure import Structure
 
 
 @dataclass(frozen=True)
