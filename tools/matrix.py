@@ -2,7 +2,8 @@
 
 Writes ``docs/matrix.json`` and ``docs/matrix.md``; with names as arguments, only what they say of these. With
 ``--check`` it writes nothing and fails if a promise is not kept, or if what it finds is not what the committed files
-say. Verdicts of a name are kept in ``.matrix/`` by the versions of the name's package, of torch and of transformers,
+say: of the names whose fingerprint is another one by now, and of a sample of the others; with ``--all`` too, of every
+name. Verdicts of a name are kept in ``.matrix/`` by the versions of the name's package, of torch and of transformers,
 and by the sources of anyoptim, and are not found again.
 """
 
@@ -15,6 +16,7 @@ import json
 import multiprocessing
 import os
 import platform
+import random
 import sys
 import time
 from collections import Counter
@@ -27,12 +29,16 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from fingerprints import fingerprint
+
 import anyoptim
 from anyoptim.names.registry import optimizer_info
 
 ROOT = Path(__file__).parent.parent
 JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"
 PROCESSES, BATCH = 2, 60
+SAMPLE, SEED = 20, 0
+"""How many unchanged names a check looks at, and which."""
 Verdicts = dict[str, list[str]]
 """Status and reason of each check."""
 
@@ -135,7 +141,14 @@ def as_json(found: dict[str, Verdicts]) -> dict[str, Any]:
     return {
         "machine": f"{platform.machine()} CPU",
         "versions": versions_of(*(each for each in packages if each != "anyoptim")),
-        "names": {name: {"package": optimizer_info(name).package, "checks": found[name]} for name in found},
+        "names": {
+            name: {
+                "package": optimizer_info(name).package,
+                "fingerprint": fingerprint(name),
+                "checks": found[name],
+            }
+            for name in found
+        },
         "not installed": {
             name: optimizer_info(name).default.pip_install for name in anyoptim.list_optimizers(installed=False)
         },
@@ -191,10 +204,18 @@ def page(matrix: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def changed_and_sampled(committed: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the names whose verdicts may be others by now, and a sample of the rest, the same one each time."""
+    written = committed["names"]
+    changed = [each for each in names() if written.get(each, {}).get("fingerprint") != fingerprint(each)]
+    rest = sorted(set(names()) - set(changed))
+    return changed, sorted(random.Random(SEED).sample(rest, min(SAMPLE, len(rest))))
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return where the statuses of two matrices differ."""
+    """Return where the statuses of a matrix differ from those of the one before."""
     found = [f"{name} is new" for name in new["names"].keys() - old["names"].keys()]
-    found += [f"{name} is gone" for name in old["names"].keys() - new["names"].keys()]
+    found += [f"{name} is gone" for name in old["names"].keys() - set(names())]
     for name in new["names"].keys() & old["names"].keys():
         for each, (status, reason) in new["names"][name]["checks"].items():
             before = old["names"][name]["checks"].get(each, ["nothing"])[0]
@@ -203,14 +224,24 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return sorted(found)
 
 
-def main(arguments: list[str]) -> int:
-    """Find, and write or compare."""
-    wanted = [each for each in arguments if each != "--check"]
-    committed = json.loads(JSON.read_text(encoding="utf-8")) if JSON.exists() else {"names": {}}
-    matrix = as_json(find(wanted or names()))
-    if wanted:
-        matrix["names"] = dict(sorted({**committed["names"], **matrix["names"]}.items()))
-        matrix["versions"] = {**committed["versions"], **matrix["versions"]}
+def compare(committed: dict[str, Any], wanted: list[str]) -> int:
+    """Find the verdicts on some names and hold them against what is committed."""
+    stale = [each for each in wanted if committed["names"].get(each, {}).get("fingerprint") != fingerprint(each)]
+    matrix = as_json(find(wanted))
+    failed, changed = failures(matrix), differences(committed, matrix)
+    for each in changed:
+        sys.stderr.write(f"CHANGED {each}; run make matrix\n")
+    if stale and not changed:
+        sys.stderr.write(
+            f"{len(stale)} names are not as they were when docs/matrix.json was written, and do what it says;"
+            f" to write that: python tools/matrix.py {' '.join(stale[:3])}{' …' if len(stale) > 3 else ''}\n"
+        )
+    sys.stdout.write(f"{len(matrix['names'])} names, {len(failed)} failures, {len(changed)} changes\n")
+    return bool(failed or changed)
+
+
+def failures(matrix: dict[str, Any]) -> list[str]:
+    """Return and say which promises are not kept."""
     failed = [
         f"{name}, {each}: {reason}"
         for name, entry in matrix["names"].items()
@@ -219,12 +250,25 @@ def main(arguments: list[str]) -> int:
     ]
     for each in failed:
         sys.stderr.write(f"FAIL {each}\n")
+    return failed
+
+
+def main(arguments: list[str]) -> int:
+    """Find, and write or compare."""
+    wanted = [each for each in arguments if not each.startswith("--")]
+    committed = json.loads(JSON.read_text(encoding="utf-8")) if JSON.exists() else {"names": {}}
     if "--check" in arguments:
-        changed = differences(committed, matrix)
-        for each in changed:
-            sys.stderr.write(f"CHANGED {each}; run make matrix\n")
-        sys.stdout.write(f"{len(matrix['names'])} names, {len(failed)} failures, {len(changed)} changes\n")
-        return bool(failed or changed)
+        if wanted or "--all" in arguments:
+            return compare(committed, wanted or names())
+        changed, sampled = changed_and_sampled(committed)
+        sys.stderr.write(f"{len(changed)} changed names: {', '.join(changed) or '-'}\n")
+        sys.stderr.write(f"a sample of the others: {', '.join(sampled)}\n")
+        return compare(committed, sorted({*changed, *sampled}))
+    matrix = as_json(find(wanted or names()))
+    if wanted:
+        matrix["names"] = dict(sorted({**committed["names"], **matrix["names"]}.items()))
+        matrix["versions"] = {**committed["versions"], **matrix["versions"]}
+    failed = failures(matrix)
     JSON.write_text(text(matrix), encoding="utf-8")
     PAGE.write_text(page(matrix), encoding="utf-8")
     sys.stdout.write(f"{len(matrix['names'])} names, {len(failed)} failures\n")

@@ -1,0 +1,88 @@
+"""What the verdicts on a name depend on, as one digest: its spec, its engine, its mends, its packages' versions."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import grimp
+
+from anyoptim.building import mends
+from anyoptim.names.registry import optimizer_info
+from anyoptim.names.spec import Implementation, OptimizerSpec
+
+ENGINES = "anyoptim.engines."
+SOURCES = Path(__file__).parent.parent / "src"
+
+
+def fingerprint(name: str) -> str:
+    """Return the digest of a name: the same in every process, another one once a verdict may be another."""
+    spec = optimizer_info(name)
+    parts = [plain(spec)]
+    for implementation in _implementations(spec):
+        parts += [source_of(module) for module in engine_modules(implementation.class_path)]
+        parts += [source_of_mend(each) for each in implementation.mends]
+        parts.append(f"{implementation.package} {_version(implementation.package)}")
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def plain(value: object) -> str:
+    """Write a value of a spec so that equal ones are equal texts, whatever the order of sets and mappings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = ", ".join(f"{each.name}={plain(getattr(value, each.name))}" for each in fields(value))
+        return f"{type(value).__name__}({inside})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{plain(key)}: {plain(each)}' for key, each in value.items()))}}}"
+    if isinstance(value, (frozenset, set)):
+        return f"{{{', '.join(sorted(map(plain, value)))}}}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(plain, value))})"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    return repr(value)
+
+
+def engine_modules(class_path: str) -> list[str]:
+    """Return the module of an engine of ours and the engine modules that it is made of; none for other classes."""
+    module = class_path.partition(":")[0]
+    if not module.startswith(ENGINES):
+        return []
+    return sorted({module, *(each for each in _imports().find_upstream_modules(module) if each.startswith(ENGINES))})
+
+
+@cache
+def source_of(module: str) -> str:
+    """Return the source of a module of anyoptim."""
+    return (SOURCES / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+
+
+@cache
+def source_of_mend(name: str) -> str:
+    """Return the source of a mend, and of the helpers that all of them share."""
+    helpers = [each for own, each in vars(mends).items() if inspect.isfunction(each) and own.startswith("_")]
+    return "".join(map(inspect.getsource, [getattr(mends, name), *helpers]))
+
+
+@cache
+def _imports() -> grimp.ImportGraph:
+    return grimp.build_graph("anyoptim", cache_dir=None)
+
+
+def _implementations(spec: OptimizerSpec) -> Iterator[Implementation]:
+    """Yield the implementations that are checked: the default one, and of what belongs to it."""
+    yield spec.default
+    for each in (*spec.wrappers, *((spec.fallback,) if spec.fallback else ())):
+        yield from _implementations(each)
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
