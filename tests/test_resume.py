@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from processes import in_new_process, new_process
 from runs import (
     FAILURES,
     STEPS,
     STOP,
     fail,
     fields_of,
-    in_new_process,
-    new_process,
     resume,
     resumes_as,
     run,
