@@ -69,5 +69,8 @@ def _command(words: list[str], streams: tuple[Path, Path], cwd: Path, environmen
     torch.set_num_threads(1)
     sys.argv = ["anyoptim", *words]
     # as Python does for the installed command
-    sys.path[:0] = [str(Path(sys.executable).parent), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:0] = [
+        str(Path(sys.executable).parent),
+        *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)),
+    ]
     anyoptim.cli.app.main()

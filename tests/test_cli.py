@@ -16,6 +16,7 @@ from anyoptim.names.registry import list_optimizers
 
 SCRIPT = Path(sys.executable).parent / "anyoptim"
 
+
 @pytest.mark.parametrize(
     ("start", "words"),
     [

@@ -163,7 +163,9 @@ def test_children_are_enabled_too_and_another_sitecustomize_still_runs(tmp_path:
     assert output.split() == ["the", "other", "one", "soap"]
 
 
-@pytest.mark.parametrize("first", ["transformers.trainer", "transformers.training_args", "trl"])
+@pytest.mark.parametrize(
+    "first", ["transformers.trainer", "transformers.training_args", pytest.param("trl", marks=pytest.mark.slow)]
+)
 def test_names_are_there_whichever_module_is_imported_first(first: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
