@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # a worker of pytest-xdist tells the process that prints
-        config.pluginmanager.register(Progress(config))
+        config.pluginmanager.register(Progress())
 
 
 @pytest.fixture

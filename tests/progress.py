@@ -8,19 +8,19 @@ import pytest
 
 
 class Progress:
-    def __init__(self, config: pytest.Config) -> None:
-        self.terminal = config.pluginmanager.get_plugin("terminalreporter")
+    def __init__(self) -> None:
         self.running: list[str] = []
         self.total = self.done = 0
         self.over = Event()
 
-    def pytest_sessionstart(self) -> None:
-        Thread(target=self.tell, daemon=True).start()
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+        Thread(target=self.tell, args=[terminal], daemon=True).start()
 
-    def tell(self) -> None:
+    def tell(self, terminal: pytest.TerminalReporter) -> None:
         while not self.over.wait(10):
             share = f"{self.done} of {self.total} tests, {100 * self.done // max(self.total, 1)} %"
-            self.terminal.write_line(f"{share}: {', '.join(self.running)}" if self.total else "collecting tests")
+            terminal.write_line(f"{share}: {', '.join(self.running)}" if self.total else "collecting tests")
 
     def pytest_sessionfinish(self) -> None:
         self.over.set()

@@ -280,5 +280,5 @@ def test_an_interrupted_check_has_told_what_it_found(tmp_path: Path) -> None:
     done = command("check", "mine:Interrupting", "--json", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 130
     verdicts = json.loads(done.stdout)["verdicts"]
-    assert [each["check"] for each in verdicts][0] == "builds"
+    assert verdicts[0]["check"] == "builds"
     assert len(verdicts) < 17

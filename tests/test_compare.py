@@ -69,31 +69,16 @@ def look_at(page: Path, rows: int) -> str:
         return looked.page.inner_text("body")
 
 
-@pytest.mark.slow
-def test_rates_and_seeds_of_a_users_task_with_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_and_seeds_of_a_users_task_with_a_report(tmp_path: Path) -> None:
     (tmp_path / "mytask.py").write_text(TASK)
-    monkeypatch.chdir(tmp_path)
-    words = [
-        "compare",
-        "sgd",
-        "lion",
-        "--task",
-        "mytask:make",
-        "--lr",
-        "1e-3,1e9",
-        "--seeds",
-        "2",
-        "--steps",
-        "3",
-        "--optim-args",
-        "sgd:momentum=0.5",
-    ]
-    text = printed(*words, "--output", "out")
+    asked = ["--lr", "1e-3,1e9", "--seeds", "2", "--steps", "3", "--optim-args", "sgd:momentum=0.5"]
+    words = ["compare", "sgd", "--task", "mytask:make", *asked, "--output", "out"]
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     runs = runs_in(tmp_path / "out")
-    assert len(runs) == 12
+    assert len(runs) == 8
     assert {(run["entry"]["name"], run["entry"]["optim_args"]) for run in runs} == {
         ("adamw_torch", ""),
-        ("lion", ""),
         ("sgd", "momentum=0.5"),
     }
     failed = [run for run in runs if run["error"]]
@@ -101,14 +86,13 @@ def test_rates_and_seeds_of_a_users_task_with_a_report(tmp_path: Path, monkeypat
     # the first loss that is no number ends a run
     assert {run["error"] for run in failed if "diverged" in run["error"]} == {"diverged at step 2"}
     assert all(len(run["losses"]) == len(run["seconds"]) == 3 for run in runs if not run["error"])
-    assert "1e+09" in text
-    shown = look_at(tmp_path / "out" / "report.html", rows=3)
-    assert "12 runs through the Trainer" in shown and "Runs that ended early" in shown
+    assert "1e+09" in done.stdout
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "8 runs through the Trainer" in page and "Runs that ended early" in page
     assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in ("losses.png", "rates.png"))
     # the same again trains nothing
     began = (tmp_path / "out" / "results.jsonl").stat().st_mtime_ns
-    answer = json.loads(printed(*words, "--output", "out", "--json"))
-    assert len(answer) == 12
+    assert len(json.loads(command(*words, "--json", cwd=tmp_path).stdout)) == 8
     assert (tmp_path / "out" / "results.jsonl").stat().st_mtime_ns == began
 
 

@@ -115,8 +115,8 @@ def test_command_line_runs(line: str, tmp_path: Path) -> None:
     if words[0] == "anyoptim":
         done = command(*words[1:], cwd=tmp_path, env=environment)
     else:
-        how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 500, "check": False}
-        done = subprocess.run(words, cwd=tmp_path, env={**os.environ, **environment}, **how)
+        full = {**os.environ, **environment}
+        done = subprocess.run(words, cwd=tmp_path, env=full, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

