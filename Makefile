@@ -6,12 +6,16 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test lint types unit test-compat matrix check-matrix check-matrix-all catalogue docs browser mutants benchmark gpu format clean
+.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue docs browser mutants benchmark gpu format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
 
-test: lint types unit test-compat check-matrix
+# what a change is likely to break
+test: lint types unit check-matrix
+
+# the rest: many names instead of one of each kind, other Pythons, older transformers, browsers
+test-all: slow test-compat check-matrix-all
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -21,8 +25,11 @@ types: .venv/installed
 	$(BIN)/mypy
 
 # with the newest transformers
-unit: .venv/installed browser
-	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
+unit: .venv/installed
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(PYTEST)
+
+slow: .venv/installed browser
+	$(BIN)/python -m pytest $(PARALLEL) -m slow $(PYTEST)
 
 # the tests that run the real Trainer again, on older transformers
 test-compat: $(COMPAT:%=test-compat-%)

@@ -12,6 +12,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import hypothesis
 import pytest
 import torch
+from progress import Progress
 from toys import data
 
 import anyoptim
@@ -22,6 +23,11 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist tells the process that prints
+        config.pluginmanager.register(Progress())
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "disable_nl": st.booleans(),
     "rank": st.integers(1, 4),
     "scale": st.floats(0.1, 200.0),
-    "update_proj_gap": st.integers(1, 250),
+    "update_proj_gap": st.integers(20, 50) | st.integers(1, 250),
     "keep_projection": st.booleans(),
     "alpha_init": st.floats(0.0, 1.0),
     "lamb": st.floats(0.0, 5.0),

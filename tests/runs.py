@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
 import os
 import resource
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +18,6 @@ from transformers import Trainer, TrainerCallback
 import anyoptim
 
 STEPS, STOP = 8, 4
-
-
-def new_process(function: Callable[..., None], *args: Any) -> mp.process.BaseProcess:
-    """Start a function in a process that shares nothing with this one but what was imported."""
-    context = mp.get_context("forkserver")
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the server does not get sys.path otherwise
-    context.set_forkserver_preload(["runs"])
-    process = context.Process(target=function, args=args)
-    process.start()
-    return process
-
-
-def in_new_process(function: Callable[..., None], *args: Any) -> int:
-    """Run a function to its end in a process of its own; its exit code, negative for a signal."""
-    process = new_process(function, *args)
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 def fields_of(name: str, **changed: Any) -> dict[str, Any]:

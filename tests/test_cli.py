@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import command, printed
 from toys import NAMES, TINY_LLAMA
 
 from anyoptim.names.registry import list_optimizers
 
+SCRIPT = Path(sys.executable).parent / "anyoptim"
 
-def anyoptim(*words: str, code: int = 0) -> str:
-    """Run the command in a process of its own, as a person does."""
-    done = subprocess.run([sys.executable, "-m", "anyoptim", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (["-m", "anyoptim"], ["plan", "apollo_mini", "--model", "tiny-llama", "--target-modules", "attn"]),
+        ([str(SCRIPT)], ["info", "apolo_adamw"]),
+        ([str(SCRIPT)], ["list", "--no-such-option"]),
+    ],
+)
+def test_a_real_start_says_what_these_tests_look_at(start: list[str], words: list[str]) -> None:
+    """Its interpreter begins with nothing imported; ``command`` is forked from one that has it all."""
+    real = subprocess.run([sys.executable, *start, *words], capture_output=True, text=True, check=False)
+    forked = command(*words)
+    assert (real.returncode, real.stdout, real.stderr) == (forked.returncode, forked.stdout, forked.stderr)
 
 
 def test_list() -> None:
-    text = anyoptim("list")
+    text = printed("list")
     assert all(name in text for name in NAMES)
-    everything = [each["name"] for each in json.loads(anyoptim("list", "--json"))]
+    everything = [each["name"] for each in json.loads(printed("list", "--json"))]
     assert everything == list_optimizers()
-    assert [each["name"] for each in json.loads(anyoptim("list", "schedule*", "--installed", "--json"))] == [
+    assert [each["name"] for each in json.loads(printed("list", "schedule*", "--installed", "--json"))] == [
         name for name in everything if name.startswith("schedule")
     ]
-    commercial = [each["name"] for each in json.loads(anyoptim("list", "--commercial", "--json"))]
+    commercial = [each["name"] for each in json.loads(printed("list", "--commercial", "--json"))]
     assert set(everything) - set(commercial) == {"apollo_torch/apollo_adamw"}
-    assert "Apache-2.0" in anyoptim("list", "--package", "schedulefree")
+    assert "Apache-2.0" in printed("list", "--package", "schedulefree")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,13 +58,13 @@ def test_info_in_this_process(name: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_info() -> None:
-    text = anyoptim("info", "Schedule-Free-RAdam")
+    text = printed("info", "Schedule-Free-RAdam")
     assert "schedule_free_radamw" in text
     assert "arXiv 2405.15682" in text
 
 
 def test_plan_of_a_preset() -> None:
-    text = anyoptim("plan", "apollo_adamw", "--model", "tiny-llama", "--optim-args", "rank=16", "--lr", "0.001")
+    text = printed("plan", "apollo_adamw", "--model", "tiny-llama", "--optim-args", "rank=16", "--lr", "0.001")
     assert "model.layers.{0..3}.self_attn.q_proj.weight" in text
     assert "optimizer state" in text
     assert "rank" in text
@@ -76,7 +85,7 @@ def test_plan_of_a_config_file_and_a_folder(tmp_path: Path) -> None:
             "bfloat16",
             "--json",
         ]
-        answers.append(json.loads(anyoptim(*words)))
+        answers.append(json.loads(printed(*words)))
     assert answers[0] == answers[1]
     assert answers[0]["hyperparameters"]["weight_decay"] == {"value": 0.1, "from": "TrainingArguments"}
     elements = sum(a * b for a, b in (((p["shape"] + [1])[:2]) for p in answers[0]["parameters"]))
@@ -85,7 +94,7 @@ def test_plan_of_a_config_file_and_a_folder(tmp_path: Path) -> None:
 
 def test_plan_with_several_target_patterns() -> None:
     words = ["plan", "apollo_mini", "--model", "tiny-llama", "--target-modules", "attn", "--target-modules", "mlp"]
-    rules = {each["rule"] for each in json.loads(anyoptim(*words, "--json"))["parameters"]}
+    rules = {each["rule"] for each in json.loads(printed(*words, "--json"))["parameters"]}
     assert rules == {"attn", "mlp", "-"}
 
 
@@ -102,7 +111,7 @@ def test_plan_with_several_target_patterns() -> None:
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(words: list[str], sentence: str) -> None:
-    message = anyoptim(*words, code=1)
+    message = printed(*words, code=1)
     assert message.startswith("error: ")
     assert sentence in message
     assert "Traceback" not in message
@@ -110,7 +119,7 @@ def test_errors_are_one_line_and_exit_code_1(words: list[str], sentence: str) ->
 
 
 def test_a_wrong_option_is_exit_code_2() -> None:
-    assert "No such option" in anyoptim("list", "--no-such-option", code=2)
+    assert "No such option" in printed("list", "--no-such-option", code=2)
 
 
 @pytest.mark.parametrize("words", [["list"], ["info", "adamw_torch"], ["--help"]])
@@ -150,7 +159,7 @@ def test_a_missing_package_is_one_line_before_anything_runs(missing: str, words:
 @pytest.mark.trainer
 def test_demo(tmp_path: Path) -> None:
     output = tmp_path / "results"
-    text = anyoptim("demo", "--steps", "3", "--optim", "sgd", "--optim", "adalomo", "--output", str(output))
+    text = printed("demo", "--steps", "3", "--optim", "sgd", "--optim", "adalomo", "--output", str(output))
     assert "adamw_torch" in text  # the baseline joins
     assert "adalomo" in text
     runs = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
@@ -161,7 +170,7 @@ def test_demo(tmp_path: Path) -> None:
 
 def test_demo_as_json(tmp_path: Path) -> None:
     words = ["demo", "--steps", "2", "--optim", "adamw_torch", "--output", str(tmp_path), "--json"]
-    (run,) = json.loads(anyoptim(*words))
+    (run,) = json.loads(printed(*words))
     assert run["heldout_loss"] > 0
     assert run["state_bytes"] > 0
 
@@ -173,7 +182,7 @@ COMMANDS = ("list", "info", "plan", "recommend", "compare", "run", "check", "doc
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples(command: str) -> None:
-    text = anyoptim(command, "--help")
+    text = printed(command, "--help")
     assert "Examples" in text
     assert f"anyoptim {command}" in text
 
@@ -189,7 +198,7 @@ def test_help_has_examples(command: str) -> None:
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(words: list[str], sentence: str) -> None:
-    assert sentence in " ".join(anyoptim(*words, code=2).split())
+    assert sentence in " ".join(printed(*words, code=2).split())
 
 
 @pytest.mark.parametrize(
@@ -202,33 +211,33 @@ def test_a_wrong_command_line_is_exit_code_2(words: list[str], sentence: str) ->
     ],
 )
 def test_close_names_are_offered_for_what_is_no_optimizer_too(words: list[str], sentence: str) -> None:
-    assert sentence in anyoptim(*words, code=1)
+    assert sentence in printed(*words, code=1)
 
 
 @pytest.mark.parametrize("words", [["list"], ["info", "muon"], ["--help"], ["plan", "muon", "--model", "tiny-llama"]])
 def test_piped_output_has_no_colours(words: list[str]) -> None:
-    assert "\x1b" not in anyoptim(*words)
+    assert "\x1b" not in printed(*words)
 
 
 @pytest.mark.parametrize("place", [0, 2])
 def test_debug_shows_the_traceback(place: int) -> None:
     words = ["info", "no_such"]
     words.insert(place, "--debug")
-    assert "Traceback" in anyoptim(*words, code=1)
+    assert "Traceback" in printed(*words, code=1)
 
 
 def test_an_unexpected_error_is_one_line_too(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "wide"}')
     words = ["plan", "sgd", "--model", str(tmp_path)]
-    message = anyoptim(*words, code=1)
+    message = printed(*words, code=1)
     assert message.startswith("error: ") and "Traceback" not in message
-    assert "Traceback" in anyoptim("--debug", *words, code=1)
+    assert "Traceback" in printed("--debug", *words, code=1)
 
 
 def test_version() -> None:
     from anyoptim import __version__
 
-    assert anyoptim("--version").split() == ["anyoptim", __version__]
+    assert printed("--version").split() == ["anyoptim", __version__]
 
 
 @pytest.mark.parametrize(
@@ -243,22 +252,33 @@ def test_version() -> None:
 )
 def test_completion(line: str, found: set[str]) -> None:
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_ANYOPTIM_COMPLETE": "complete_bash"}
-    command = str(Path(sys.executable).parent / "anyoptim")
-    done = subprocess.run([command], env={**os.environ, **words}, capture_output=True, text=True, check=False)
+    done = subprocess.run([SCRIPT], env={**os.environ, **words}, capture_output=True, text=True, check=False)
     offered = set(done.stdout.split())
     assert found <= offered
     assert all(each.startswith(line.rsplit(maxsplit=1)[-1]) for each in offered)
 
 
-@pytest.mark.slow
+INTERRUPTING = """
+import os, signal
+import torch
+
+class Interrupting(torch.optim.SGD):
+    \"\"\"Presses Ctrl-C when it is built for the third time.\"\"\"
+
+    built = 0
+
+    def __init__(self, params, lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr)
+        Interrupting.built += 1
+        if Interrupting.built == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
 def test_an_interrupted_check_has_told_what_it_found(tmp_path: Path) -> None:
-    running = subprocess.Popen(
-        [sys.executable, "-m", "anyoptim", "check", "sgd", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    time.sleep(12)  # in the middle of seventeen checks
-    running.send_signal(signal.SIGINT)
-    answer, _ = running.communicate(timeout=60)
-    if running.returncode == 0:
-        pytest.fail("it was over too soon")
-    assert running.returncode == 130
-    assert isinstance(json.loads(answer)["verdicts"], list)
+    (tmp_path / "mine.py").write_text(INTERRUPTING)
+    done = command("check", "mine:Interrupting", "--json", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 130
+    verdicts = json.loads(done.stdout)["verdicts"]
+    assert verdicts[0]["check"] == "builds"
+    assert len(verdicts) < 17

@@ -23,6 +23,7 @@ import pytest
 from browser import browser
 from filelock import FileLock
 from packaging.requirements import Requirement
+from processes import command
 from torch.utils.data import Subset
 from toys import TINY_LLAMA, data, llama
 
@@ -57,8 +58,13 @@ def lines() -> list[Any]:
     written = [line for _, language, text in BLOCKS if language == "bash" for line in text.splitlines()]
     examples = [one for part in vars(command_line).values() for one in getattr(part, "EXAMPLES", ())]
     found = dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in [*written, *examples])
-    launched = ("accelerate", "torchrun", "anyoptim run", "anyoptim compare", "anyoptim check")
-    return [pytest.param(line, marks=[pytest.mark.slow] if line.startswith(launched) else []) for line in found if line]
+    return [pytest.param(line, marks=[pytest.mark.slow] if takes_long(line) else []) for line in found if line]
+
+
+def takes_long(line: str) -> bool:
+    """Whether it starts processes, trains, or plans every name."""
+    long = ("accelerate", "torchrun", "anyoptim compare", "anyoptim demo", "anyoptim recommend", "anyoptim check")
+    return line.startswith(long) and "--check" not in line
 
 
 def test_every_block_has_a_language_that_is_checked() -> None:
@@ -105,11 +111,12 @@ def test_command_line_runs(line: str, tmp_path: Path) -> None:
         # accelerate's own script imports timm where it is, which is here without its torchvision
         words[:2] = [sys.executable, "-m", "accelerate.commands.launch"]
     prepare(tmp_path)
-    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": scripts, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500, check=False
-    )
+    environment = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    if words[0] == "anyoptim":
+        done = command(*words[1:], cwd=tmp_path, env=environment)
+    else:
+        full = {**os.environ, **environment}
+        done = subprocess.run(words, cwd=tmp_path, env=full, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -199,8 +206,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+            done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from test_cli import anyoptim as command
+from processes import printed
 
 import anyoptim
 from anyoptim.doctor import examine
@@ -27,7 +27,7 @@ def without(module: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command() -> None:
-    answer = json.loads(command("doctor", "--json"))
+    answer = json.loads(printed("doctor", "--json"))
     assert answer["versions"]["torch"] == version("torch")
     assert answer["enable"] is None
     installed = {each["name"]: each["version"] for each in answer["packages"]}
@@ -35,7 +35,7 @@ def test_the_command() -> None:
     assert installed["torchdistx"] is None
     elsewhere = [name for names in answer["elsewhere"].values() for name in names]
     assert answer["buildable"] + len(elsewhere) == len(anyoptim.list_optimizers())
-    text = command("doctor")
+    text = printed("doctor")
     assert "enable() fits this transformers" in text
     assert f"{answer['buildable']} names can be built here" in text
 

@@ -31,6 +31,7 @@ import anyoptim.engines.apollo
 import anyoptim.engines.engine
 
 STEPS = range(1, 201)
+LENGTHS = pytest.mark.parametrize("steps", [range(1, 61), pytest.param(STEPS, marks=pytest.mark.slow)], ids=len)
 CLOSE = 1e-5  # of fp32 runs; 200 roundings of a weight alone may add up to as much
 
 
@@ -45,32 +46,36 @@ def upstream_on_this_machine() -> Any:
         yield
 
 
+@LENGTHS
 @pytest.mark.parametrize("name", ALGORITHMS)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_two_hundred_steps_of_upstream(name: str, data: st.DataObject) -> None:
+def test_many_steps_of_upstream(name: str, steps: range, data: st.DataObject) -> None:
     drawn = {**data.draw(settings_of(name)), "optim_bits": 32}
     if drawn.get("scale_type") == "channel":
         drawn["proj_type"] = "std"  # upstream fails on the others
     if drawn.get("grokking_signal_fns") == []:
         drawn["grokking_signal_fns"] = None  # upstream passes None on to a product
+    if drawn.get("proj_type") == "full" and isinstance(drawn["eps"], float):
+        drawn["eps"] = 1.0  # off the diagonal it finds rounding errors, which a small one would make steps of
     shapes = {key: shape for key, shape in SHAPES.items() if key != "empty" or name not in FUSED}
     pause = 0 if name == "adalomo" else 7  # upstream counts AdaLomo's steps for all parameters at once
     theirs, ours = Net(shapes, pause), Net(shapes, pause)
     states = zip(
-        run(theirs, build(name, theirs, "upstream", **drawn), STEPS),
-        run(ours, build(name, ours, **drawn), STEPS),
+        run(theirs, build(name, theirs, "upstream", **drawn), steps),
+        run(ours, build(name, ours, **drawn), steps),
         strict=True,
     )
     for step, (expected, actual) in enumerate(states, start=1):
         assert distance(actual, expected) <= CLOSE, step
 
 
+@LENGTHS
 @pytest.mark.parametrize("name", ALGORITHMS)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_two_hundred_steps_of_the_paper(name: str, data: st.DataObject) -> None:
-    follows_the_paper(name, {**SHAPES, **STACKS}, STEPS, data.draw(settings_of(name)))
+def test_many_steps_of_the_paper(name: str, steps: range, data: st.DataObject) -> None:
+    follows_the_paper(name, {**SHAPES, **STACKS}, steps, data.draw(settings_of(name)))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -113,16 +118,19 @@ def clips_in_two_passes(name: str) -> bool:
     return "clip_grad_norm" in given
 
 
+@LENGTHS
 @pytest.mark.parametrize("name", [name for name in FUSED if clips_in_two_passes(name)])
 @settings(max_examples=8)
 @given(max_norm=st.floats(0.1, 30.0), clip_grad_value=VALUES["clip_grad_value"])
-def test_clipping_by_norm_in_two_passes(name: str, max_norm: float, clip_grad_value: float | None) -> None:
+def test_clipping_by_norm_in_two_passes(
+    name: str, steps: range, max_norm: float, clip_grad_value: float | None
+) -> None:
     shapes = {key: shape for key, shape in SHAPES.items() if key != "empty"}
     theirs, ours = Net(shapes), Net(shapes)
     given = {"lr": 0.01, "weight_decay": 0.1, "clip_grad_value": clip_grad_value}
     states = zip(
-        run(theirs, build(name, theirs, "upstream", clip_grad_norm=max_norm, **given), STEPS, max_norm),
-        run(ours, build(name, ours, **given), STEPS, max_norm),
+        run(theirs, build(name, theirs, "upstream", clip_grad_norm=max_norm, **given), steps, max_norm),
+        run(ours, build(name, ours, **given), steps, max_norm),
         strict=True,
     )
     for step, (expected, actual) in enumerate(states, start=1):

@@ -190,7 +190,10 @@ def test_taking_ones_for_values_finds_what_a_real_step_finds(name: str, monkeypa
         assert abs(guessed.total - real.total) <= 8  # an estimate that starts as a number or as a tensor
 
 
-@pytest.mark.parametrize("name", ["adamw_torch", "apollo_adamw", "stable_adamw", "muon", "soap", "adamw_8bit"])
+OTHERS = ("adamw_torch", "stable_adamw", "muon", "soap", "adamw_8bit")
+
+
+@pytest.mark.parametrize("name", ["apollo_adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_a_70b_is_planned_in_less_than_a_gigabyte(name: str) -> None:
     program = (
         "import sys\n"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from architectures import architecture
-from runs import STOP, fields_of, in_new_process, resume, resumes_as
+from processes import in_new_process
+from runs import STOP, fields_of, resume, resumes_as
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from toys import arguments, data, inner, llama, needs_of, plain_steps, same_weights, train, weights

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import command
 
 import anyoptim
 from anyoptim.names.signatures import spec_of
@@ -250,18 +251,14 @@ def test_two_processes_find_what_one_cannot() -> None:
 # ---------------------------------------------------------------- the command and the example
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "anyoptim", *words], capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow
 def test_the_command() -> None:
-    done = run("check", "sgd", "--check", "builds", "--check", "memory")
+    done = command("check", "sgd", "--check", "builds", "--check", "memory")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["pass", "pass"]
-    done = run("check", "example_sgd", "--check", "trains", "--json")
+    done = command("check", "example_sgd", "--check", "trains", "--json")
     assert json.loads(done.stdout)["verdicts"][0]["status"] == "pass"
-    done = run("check", "sgd", "--check", "memry")
+    done = command("check", "sgd", "--check", "memry")
     assert done.returncode == 1
     assert "Did you mean 'memory'" in done.stderr
 

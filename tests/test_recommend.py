@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from test_cli import anyoptim as command
+from processes import printed
 from transformers import TrainingArguments
 
 import anyoptim
+from anyoptim.cli.recommend import recommend_command
 from anyoptim.integrations.models import load_config, make_model, meta_model
 from anyoptim.planning.recommending import recommend
 from anyoptim.planning.suggestions import suited_arguments, usual_rates
@@ -62,16 +63,26 @@ def test_ranks_make_more_fit() -> None:
     assert [each.name for each in recommend(model, weights, names, ranks=8)] == ["apollo_adamw", "adamw_torch"]
 
 
-def test_the_command() -> None:
-    words = ["recommend", "--model", "tiny-llama", "--memory", "7MiB"]
-    answer = json.loads(command(*words, "--json", "--top", "0"))
+@pytest.mark.slow
+def test_the_command_looks_at_every_name() -> None:
+    answer = json.loads(printed("recommend", "--model", "tiny-llama", "--memory", "7MiB", "--json", "--top", "0"))
     assert {"lomo", "adalomo"} <= {each["name"] for each in answer}
     assert all(each["memory"]["total"] <= 7 * 2**20 for each in answer)
-    text = command(*words, "--top", "2")
+
+
+def test_what_the_command_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["adalomo", "adamw_torch", "lomo", "sgd", "lookahead"]
+    monkeypatch.setattr("anyoptim.cli.recommend.list_optimizers", lambda **_: names)
+    recommend_command("tiny-llama", "7MiB", top=0, as_json=True)
+    assert {"lomo", "adalomo", "sgd"} == {each["name"] for each in json.loads(capsys.readouterr().out)}
+    recommend_command("tiny-llama", "7MiB", top=2)
+    text = capsys.readouterr().out
+    assert "3 of 4 optimizers train tiny-llama in float32 within 7MiB" in text
     assert "adamw_torch does not fit" in text
     assert 'optim="lomo"' in text
-    assert "more; --top 0 shows all" in text
-    assert "take more ranks" in command("recommend", "--model", "tiny-llama", "--memory", "1MB", code=1)
+    assert "and 1 more; --top 0 shows all" in text
+    with pytest.raises(anyoptim.OptimError, match="take more ranks"):
+        recommend_command("tiny-llama", "1MB")
 
 
 @pytest.mark.parametrize(

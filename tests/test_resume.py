@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from chosen import chosen, parameters
+from processes import in_new_process, new_process
 from runs import (
     FAILURES,
     STEPS,
     STOP,
     fail,
     fields_of,
-    in_new_process,
-    new_process,
     resume,
     resumes_as,
     run,
@@ -35,10 +35,11 @@ import anyoptim
 pytestmark = [pytest.mark.trainer, pytest.mark.usefixtures("enabled")]
 
 HAS_EMERGENCY = "enable_jit_checkpoint" in {each.name for each in fields_of_dataclass(TrainingArguments)}
+A_NEW_PROCESS = parameters(NAMES, chosen(NAMES, others=0))
 SAVING = {"save_strategy": "steps", "save_steps": STOP}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", A_NEW_PROCESS)
 def test_a_new_process_goes_on_exactly(name: str, tmp_path: Path) -> None:
     """Against a run that never saved: saving changes nothing either."""
     fields = fields_of(name)
@@ -110,7 +111,7 @@ def test_a_save_over_an_old_checkpoint_is_not_whole_until_it_is_done(tmp_path: P
 
 
 @pytest.mark.skipif(not HAS_EMERGENCY, reason="this transformers has no emergency checkpoint")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", A_NEW_PROCESS)
 def test_the_emergency_checkpoint_on_sigterm_goes_on_exactly(name: str, tmp_path: Path) -> None:
     fields = fields_of(name, max_steps=30, gradient_accumulation_steps=1)
     process = new_process(until_terminated, str(tmp_path), fields)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import command
 from toys import TINY_LLAMA, data
 
 ROOT = Path(__file__).parents[1]
@@ -125,15 +126,17 @@ def test_an_exception_is_the_scripts_own(tmp_path: Path) -> None:
 def test_a_refusal_inside_a_script_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import anyoptim, torch\nanyoptim.get_optimizer('sgd', torch.nn.Linear(2, 2), momentun=1)\n")
-    _, error = run(script, code=1)
-    assert error.startswith("error: ") and "Did you mean 'momentum'" in error
-    assert len(error.splitlines()) == 1
-    _, error = run(script, code=1, before=[sys.executable, "-m", "anyoptim", "--debug", "run"])
-    assert "Traceback" in error
+    done = command("run", script)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "Did you mean 'momentum'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" in command("--debug", "run", script).stderr
 
 
 def test_a_wrong_name_on_the_command_line_is_a_sentence(tmp_path: Path) -> None:
-    _, error = run(TRAIN, *words_of(tmp_path, "apolo_adamw"), code=2)
+    done = command("run", TRAIN, *words_of(tmp_path, "apolo_adamw"), env=CPU)
+    assert done.returncode == 2
+    error = done.stderr
     assert "Did you mean 'apollo_adamw'" in error
     assert "pytorch_optimizer/" not in error
     assert len(error) < 20_000
@@ -163,7 +166,10 @@ def test_children_are_enabled_too_and_another_sitecustomize_still_runs(tmp_path:
     assert output.split() == ["the", "other", "one", "soap"]
 
 
-@pytest.mark.parametrize("first", ["transformers.trainer", "transformers.training_args", "trl"])
+OTHERS = [pytest.param(each, marks=pytest.mark.slow) for each in ("transformers.training_args", "trl")]
+
+
+@pytest.mark.parametrize("first", ["transformers.trainer", *OTHERS])
 def test_names_are_there_whichever_module_is_imported_first(first: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

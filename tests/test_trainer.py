@@ -41,14 +41,16 @@ def from_command_line(fields: dict[str, Any]) -> TrainingArguments:
 @pytest.mark.parametrize("source", ["TrainingArguments", "HfArgumentParser", "to_dict"])
 @pytest.mark.parametrize("name", [*NAMES, *GUIDE_SPELLINGS])
 def test_each_name_trains(name: str, source: str, tmp_path: Path) -> None:
-    fields = run_arguments(tmp_path, optim=name, max_steps=30, **needs_of(name))
+    steps = 30 if source == "TrainingArguments" else 2  # the others have to become the same arguments
+    fields = run_arguments(tmp_path, optim=name, max_steps=steps, **needs_of(name))
     fields["report_to"] = "none"
     args = from_command_line(fields) if source == "HfArgumentParser" else TrainingArguments(**fields)
     if source == "to_dict":
         args = TrainingArguments(**args.to_dict())
     assert args.optim == name
     trainer = train(llama(), args)
-    assert falls(losses(trainer)), losses(trainer)
+    assert len(losses(trainer)) == steps
+    assert steps < 30 or falls(losses(trainer)), losses(trainer)
 
 
 FORMS = {
@@ -82,8 +84,8 @@ def test_get_optimizer_is_what_the_trainer_builds(name: str, form: str, tmp_path
 
     assert type(ours) is type(theirs)
     assert described(ours, ours_model) == described(theirs, theirs_model)
-    plain_steps(theirs_model, theirs)
-    plain_steps(ours_model, ours)
+    plain_steps(theirs_model, theirs, count=5)
+    plain_steps(ours_model, ours, count=5)
     assert same_weights(weights(ours_model), weights(theirs_model))
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from filelock import FileLock
-from two_processes import MODES, cases
+from two_processes import BATCHES, MODES, Case, batch_of, rows_of
 
-HERE = Path(__file__).parent
+EACH = pytest.mark.parametrize(
+    ("mode", "case"),
+    [
+        pytest.param(mode, case, marks=[] if batch_of(mode, case) == "few" else pytest.mark.slow)
+        for mode in MODES
+        for case in BATCHES["all"]
+    ],
+)
 
 
 @pytest.fixture(scope="session")
@@ -23,23 +25,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
-def rows_of(mode: str, folder: Path) -> list[dict[str, dict[str, Any]]]:
-    """What each process found in a mode: one launch for all names, by whichever worker comes first."""
-    with FileLock(folder / f"{mode}.lock"):
-        files = [folder / f"{mode}-{rank}.json" for rank in range(2)]
-        if not all(file.exists() for file in files):
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-            command = [sys.executable, str(HERE / "two_processes.py"), str(folder), mode]
-            subprocess.run(command, env=environment, check=True, capture_output=True)
-        return [json.loads(file.read_text()) for file in files]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", cases())
-@pytest.mark.parametrize("mode", MODES)
+@EACH
 def test_two_processes_train_as_one_or_refuse(mode: str, case: str, folder: Path) -> None:
     bound = 1e-5 if mode.startswith("zero") else 1e-9  # of fp32 and of fp64
-    for rows in rows_of(mode, folder):
+    for rows in rows_of(mode, batch_of(mode, case), folder):
         row = rows[case]
         if "error" in row:
             assert row["error"].startswith("UnsupportedError: ")
@@ -60,15 +49,12 @@ PADDING = 64
 """Bytes by which DeepSpeed rounds a flat piece up, and the state on it."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", cases())
-@pytest.mark.parametrize("mode", MODES)
+@EACH
 def test_planned_memory_of_two_processes_is_measured(mode: str, case: str, folder: Path) -> None:
-    row, _ = (rows[case] for rows in rows_of(mode, folder))
-    predicted = json.loads((folder / f"{mode}-predicted.json").read_text())[case]
+    row, _ = (rows[case] for rows in rows_of(mode, batch_of(mode, case), folder))
     if "error" in row:
         return  # refused, as the test above says
-    measured = row["memory"]
+    measured, predicted = row["memory"], Case(case, mode, folder).predict()
     if mode == "zero3":
         measured = {"state": measured["state"]}  # weights are freed where they are, and kept elsewhere
     padding = PADDING if mode.startswith("zero") else 0

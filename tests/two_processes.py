@@ -1,18 +1,14 @@
-"""Every name through the real Trainer in two gloo processes, against one process; one launch for each mode.
-
-python two_processes.py FOLDER MODE
-"""
+"""Names through the real Trainer in two gloo processes, against one process; one start for many of them."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import json
 import os
-import subprocess
-import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,9 @@ import torch.distributed as dist
 import toys
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from chosen import chosen
+from filelock import FileLock
+from processes import in_new_process, new_process
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -68,6 +67,23 @@ def cases() -> list[str]:
     have = {name.removesuffix("_layerwise") for name in toys.NAMES if anyoptim.optimizer_info(name).fused_backward}
     more = [f"{name},fused" for name in fused if name not in have and not anyoptim.optimizer_info(name).fused_backward]
     return [*toys.NAMES, *more, "adamw_torch,rates", "muon,rates", *WRAPPED]
+
+
+CASES = cases()
+FEW = {*chosen([*toys.NAMES, *WRAPPED], others=0), "adamw_torch,fused", "muon,rates"}
+BATCHES = {
+    "all": CASES,
+    "few": [case for case in CASES if case in FEW],
+    "rest": [case for case in CASES if case not in FEW],
+}
+"""What is run in one start."""
+
+
+def batch_of(mode: str, case: str) -> str:
+    """The batch of a case; only the few are run by `make test`, and only in two modes."""
+    if mode not in ("ddp", "fsdp"):
+        return "all"
+    return "few" if case in FEW else "rest"
 
 
 class Watch(TrainerCallback):
@@ -216,28 +232,45 @@ def in_a_group(case: Case, expected: Weights) -> Row:
     return row
 
 
-def main(folder: Path, mode: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    anyoptim.enable()
-    expected = folder / f"{mode}-alone.pt"
-    if "RANK" not in os.environ:
-        found = {case: whole_weights(Case(case, mode, folder).run()[0]) for case in cases()}
-        torch.save(found, expected)
-        predicted = {case: Case(case, mode, folder).predict() for case in cases()}
-        (folder / f"{mode}-predicted.json").write_text(json.dumps(predicted))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-        subprocess.run([*command, str(folder), mode], check=True, timeout=1500)
-        return
+def alone(file: Path, mode: str, cases: Sequence[str]) -> None:
+    """Train in one process and keep the weights; for a process of its own."""
+    begin()
+    torch.save({case: whole_weights(Case(case, mode, file.parent).run()[0]) for case in cases}, file)
+
+
+def together(rank: int, file: Path, mode: str, cases: Sequence[str]) -> None:
+    """Train as one of two processes, and write what is found; for a process of its own."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    begin()
     if mode.startswith("zero"):
         import deepspeed.ops
 
         # else it compiles a C++ kernel for minutes; gloo does the same
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    alone: dict[str, Weights] = torch.load(expected)
-    rows = {case: in_a_group(Case(case, mode, folder), alone[case]) for case in cases()}
-    (folder / f"{mode}-{os.environ['RANK']}.json").write_text(json.dumps(rows))
+    expected: dict[str, Weights] = torch.load(file)
+    rows = {case: in_a_group(Case(case, mode, file.parent), expected[case]) for case in cases}
+    file.with_name(f"{file.stem}-{mode}-{rank}.json").write_text(json.dumps(rows))
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+def begin() -> None:
+    gc.freeze()  # keeps what is imported out of the full collections that accelerate asks for
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    anyoptim.enable()
+
+
+def rows_of(mode: str, batch: str, folder: Path) -> list[dict[str, Row]]:
+    """What each process found in a mode: one start for a batch, by whichever worker of pytest-xdist comes first."""
+    cases = BATCHES[batch]
+    file = folder / f"{batch}-{'fp32' if mode.startswith('zero') else 'fp64'}.pt"
+    with FileLock(file.with_suffix(".lock")):
+        if not file.exists():
+            assert in_new_process(alone, file, mode, cases) == 0
+    found = [file.with_name(f"{file.stem}-{mode}-{rank}.json") for rank in range(2)]
+    with FileLock(found[0].with_suffix(".lock")):
+        if not all(each.exists() for each in found):
+            processes = [new_process(together, rank, file, mode, cases) for rank in range(2)]
+            for process in processes:
+                process.join()
+            assert [process.exitcode for process in processes] == [0, 0]
+    return [json.loads(each.read_text()) for each in found]
