@@ -20,6 +20,7 @@ test-all: slow test-compat check-matrix-all
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python tools/mutants.py --list >/dev/null
 
 types: .venv/installed
 	$(BIN)/mypy

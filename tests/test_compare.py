@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,10 +136,10 @@ def test_lines_come_as_time_passes_and_not_by_steps() -> None:
     assert said.getvalue().splitlines()[len(lines) :] == ["seldom", "seldom: done, 0 s"]
 
 
-@pytest.mark.slow
 def test_where_there_is_no_terminal_stderr_tells_of_each_run(tmp_path: Path) -> None:
     words = ["compare", "sgd", "--task", "modular-addition", "--steps", "2", "--json", "--output", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-m", "anyoptim", *words], capture_output=True, text=True, check=True)
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
     losses = {run["entry"]["name"]: run["heldout_loss"] for run in json.loads(done.stdout)}
     lines = done.stderr.splitlines()
     for name, loss in losses.items():
