@@ -133,7 +133,7 @@ def test_lines_come_as_time_passes_and_not_by_steps() -> None:
     assert (lines[0], lines[-1]) == ("sgd lr 0.1: 300 steps", "sgd lr 0.1: final loss 2.500, 0 s")
     with in_lines("seldom", file=said, every=1000):
         pass
-    assert said.getvalue().splitlines()[len(lines) :] == ["seldom", "seldom: done, 0 s"]
+    assert said.getvalue().splitlines() == lines
 
 
 def test_where_there_is_no_terminal_stderr_tells_of_each_run(tmp_path: Path) -> None:
@@ -145,7 +145,6 @@ def test_where_there_is_no_terminal_stderr_tells_of_each_run(tmp_path: Path) -> 
     for name, loss in losses.items():
         began = lines.index(f"{name}: 2 steps")
         assert any(line.startswith(f"{name}: final loss {loss:.3f}, ") for line in lines[began:])
-    assert any(line.startswith("importing torch and transformers: done, ") for line in lines)
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def in_lines(what: str, steps: int = 0, *, file: IO[str] | None = None, every: f
 
     Args:
         what: its name; spaces that align it with others are left out.
-        steps: how many it has.
+        steps: how many it has; of work without steps only what takes long is told, so that an error stands alone.
         file: where to; stderr if ``None``.
         every: seconds between two lines.
     """
@@ -107,13 +107,13 @@ def in_lines(what: str, steps: int = 0, *, file: IO[str] | None = None, every: f
 
     # a thread, because an import, a model, an evaluation or one large step may take longer, and none of them calls back
     teller = threading.Thread(target=tell_now_and_then, daemon=True)
-    print(f"{name}: {steps} steps" if steps else name, file=to, flush=True)
+    if steps:
+        print(f"{name}: {steps} steps", file=to, flush=True)
     teller.start()
     try:
         yield work
     finally:
         over.set()
         teller.join()
-    if not steps:
-        work.end("done")
-    tell()
+    if steps:
+        tell()
