@@ -1,6 +1,14 @@
 """APOLLO: gradients scaled as a low-rank AdamW would scale them. Source: arXiv 2412.05270, Algorithm 1.
 
 The norm-growth limiter is equation 4 of that paper (Fira, arXiv 2410.01623).
+
+A projection is its seed: each matrix is seeded by its place among the parameters, as in apollo-torch, so up to the
+first renewal both project alike. A renewal adds a constant, so that a resumed run has no chain to replay. Drawing
+costs about a seventh of a step at rank 128; ``keep_projection`` holds the projection instead.
+
+The published limiter lets an update grow by 1 % a step from the last one's norm, which is never after a step of exact
+zeros (LoRA's A beside B = 0, an expert without tokens). Here the norm before is kept: the one place where this is not
+upstream's to the last digits.
 """
 
 from __future__ import annotations

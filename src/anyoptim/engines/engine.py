@@ -1,4 +1,12 @@
-"""What our own optimizers share: how state is loaded, which gradients are refused, and tensors cut to the cache."""
+"""What our own optimizers share: how state is loaded, which gradients are refused, and tensors cut to the cache.
+
+Engines never read a tensor's value: clipping, limiters and norms stay tensors, so that a step waits for no GPU and
+runs under fake tensors. Of DTensors, elementwise work is on the local part; norms, means and low-rank products are
+DTensor operations whose partial sums are reduced before they are used.
+
+``adamw`` calls the kernel behind ``AdamW(fused=True)``, on a CPU 3 to 5 times faster than foreach operations. What
+has no kernel works in pieces that fit the cache.
+"""
 
 from __future__ import annotations
 

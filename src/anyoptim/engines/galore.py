@@ -1,6 +1,10 @@
 """GaLore: Adam and Adafactor on low-rank projections of gradients. Source: arXiv 2403.03507, Algorithms 1 and 2.
 
 Adafactor is arXiv 1804.04235, Algorithms 4 and 5; the 8-bit moments are arXiv 2110.02861.
+
+Projections are state, since they come from a gradient that is gone, and whole on every process; the weight is updated
+by a product of parts, so no update of the weight's size exists. A gradient that is not finite makes its projection
+NaN, as it spoils weights in torch: the decomposition itself would raise.
 """
 
 from __future__ import annotations

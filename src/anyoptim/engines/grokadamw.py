@@ -2,6 +2,9 @@
 
 Source: the formula in the README of https://github.com/cognitivecomputations/grokadamw; slow gradients
 are Grokfast's, arXiv 2405.20233.
+
+torch.compile of its update took 41 s to compile and then 18 ms instead of 30 ms a step on 2 cores: there is no
+compiled path, since a run must be long to win that back.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Source: Keller Jordan, https://kellerjordan.github.io/posts/muon/; the learning rate that matches AdamW's updates is
 arXiv 2502.16982, section 2.2. Agrees with torch.optim.Muon bit for bit on
 matrices; on stacks but for the rounding of a batched product in bf16.
+
+It is there for stacks and shards, which torch's class does not take: iterations are batched over a stack of experts,
+and under FSDP2 the momentum of one matrix at a time is gathered.
 """
 
 from __future__ import annotations

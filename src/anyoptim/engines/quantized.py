@@ -1,4 +1,9 @@
-"""Tensors in 8 bits: block-wise dynamic quantization. Source: arXiv 2110.02861, sections 1.2, 2.1 and 2.2."""
+"""Tensors in 8 bits: block-wise dynamic quantization. Source: arXiv 2110.02861, sections 1.2, 2.1 and 2.2.
+
+Codes and maxima have bitsandbytes' values and stand in state dicts as they are. A block does not end where a shard
+does, so under FSDP2 every process holds such a moment whole: small after a projection, 2 bytes an element for an
+embedding.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """Optimizers around another optimizer, whichever it is: Lookahead, OrthoGrad, Cautious, schedule-free, SAM.
 
 Their state lies beside the inner optimizer's, in its state and groups, so that one state dict holds both.
+
+The packages' own wrappers are no full optimizers (no hooks, state dicts of another shape, groups that nobody shares),
+so schedulers, accelerate and checkpoints break on them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Closures for the Trainer: optimizers that evaluate the loss again repeat the batches of the step."""
+"""Closures for the Trainer: optimizers that evaluate the loss again repeat the batches of the step.
+
+transformers calls ``step()`` without a closure. ``Trainer.training_step`` sees every batch, scales the loss and runs
+the backward pass: calling it again on the batches since the last step is the closure that a person would write.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""``enable()`` as soon as a process imports transformers' Trainer, and in the processes that it starts."""
+"""``enable()`` as soon as a process imports transformers' Trainer, and in the processes that it starts.
+
+Launchers start the script in processes of their own, so a folder with a ``sitecustomize.py`` goes before the others
+on PYTHONPATH, as tracing tools do it; it costs nothing where transformers is never imported.
+"""
 
 from __future__ import annotations
 

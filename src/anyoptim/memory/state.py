@@ -1,4 +1,10 @@
-"""Optimizer-state bytes: of a plan before building, and of an optimizer that has stepped."""
+"""Optimizer-state bytes: of a plan before building, and of an optimizer that has stepped.
+
+No formula by name: the constructor and ``step()`` run on stand-ins, and what they leave in the state is counted. That
+two of a kind stand for all is checked as it runs: where state lies outside of parameters, two of a kind differ, or
+one holds everything (L-BFGS), all parameters take part. Over ranks the stand-ins are DTensors in torch's fake process
+group, so what an engine gathers or keeps whole is counted as it is.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A routing to param groups: target or not, decaying or not, the same hyperparameters, one device mesh each."""
+"""A routing to param groups: target or not, decaying or not, the same hyperparameters, one device mesh each.
+
+A parameter's overrides become keys of its group, and a ratio a rate, so that every scheduler scales it.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@
 A role follows from the type of the module that holds the parameter, from the model's own ``get_input_embeddings`` and
 ``get_output_embeddings``, and from shapes: a stack of experts is a 3-d parameter beside a router, which has one row
 for each expert.
+
+Names differ from model to model, so they decide nothing but what is called an expert: XLNet keeps its projections by
+head in 3-d parameters, too. A list of experts (transformers 4.57) is found by its router alike.
 """
 
 from __future__ import annotations
