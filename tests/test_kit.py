@@ -17,7 +17,8 @@ from processes import command
 import anyoptim
 from anyoptim.names.signatures import spec_of
 from anyoptim.names.spec import Implementation, OptimizerSpec
-from anyoptim.testing import CHECKS, check_optimizer
+from anyoptim.testing import CHECKS, Verdict, check_optimizer
+from anyoptim.testing.kit import judged
 from anyoptim.testing.sharded import train_sharded
 from anyoptim.testing.subject import Subject
 
@@ -286,3 +287,15 @@ def test_an_implementation_is_needed_for_a_limit() -> None:
     own = Implementation("upstream", Good, (), "mine", "MIT", limits={"resume": "no", "DTensor": "no"})
     assert not own.resumable
     assert not own.shards
+
+
+def test_what_a_last_digit_decides_may_fail_or_not() -> None:
+    own = replace(anyoptim.optimizer_info("sgd").default, limits={"bf16": "never"}, unsteady={"fp16": "now and then"})
+    statuses = {
+        (check, status): judged(Verdict(check, status, "evidence"), own).status
+        for check in ("bf16", "fp16", "trains")
+        for status in ("pass", "fail", "n/a")
+    }
+    assert [statuses["bf16", each] for each in ("pass", "fail", "n/a")] == ["fail", "limit", "n/a"]
+    assert [statuses["fp16", each] for each in ("pass", "fail", "n/a")] == ["pass", "limit", "n/a"]
+    assert [statuses["trains", each] for each in ("pass", "fail", "n/a")] == ["pass", "fail", "n/a"]

@@ -18,47 +18,53 @@ import anyoptim
 from anyoptim.names import registry
 
 SOME = ("muon", "apollo_mini", "adamw_torch", "lookahead(adamw_torch)", "soap", "timm/lamb", "adamw_8bit", "muon+lion")
-BEFORE = {name: fingerprint(name) for name in SOME}
 
 
-def changed() -> set[str]:
-    return {name for name in SOME if fingerprint(name) != BEFORE[name]}
+@pytest.fixture(scope="module")
+def before() -> dict[str, str]:
+    return {name: fingerprint(name) for name in SOME}
 
 
-def test_the_source_of_an_engine_changes_what_is_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def changed(before: dict[str, str]) -> set[str]:
+    return {name for name in SOME if fingerprint(name) != before[name]}
+
+
+def test_the_source_of_an_engine_changes_what_is_made_of_it(
+    before: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = fingerprints.source_of
     edited = "anyoptim.engines.muon"
     monkeypatch.setattr(fingerprints, "source_of", lambda module: source(module) + "#" * (module == edited))
-    assert changed() == {"muon", "muon+lion"}
+    assert changed(before) == {"muon", "muon+lion"}
     edited = "anyoptim.engines.engine"  # which all of ours are made of
-    assert changed() == {"muon", "muon+lion", "apollo_mini", "lookahead(adamw_torch)"}
+    assert changed(before) == {"muon", "muon+lion", "apollo_mini", "lookahead(adamw_torch)"}
 
 
-def test_the_source_of_a_mend_changes_what_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_of_a_mend_changes_what_is_mended(before: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     source = fingerprints.source_of_mend
     edited = "no_compiling_on_a_cpu"
     monkeypatch.setattr(fingerprints, "source_of_mend", lambda name: source(name) + "#" * (name == edited))
-    assert changed() == {"soap"}
+    assert changed(before) == {"soap"}
 
 
-def test_the_version_of_a_package_changes_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_of_a_package_changes_its_names(before: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     found = fingerprints._version
     monkeypatch.setattr(fingerprints, "_version", lambda package: "9" if package == "torch" else found(package))
-    assert changed() == {"muon", "adamw_torch", "lookahead(adamw_torch)"}  # muon's fallback is torch's AdamW
+    assert changed(before) == {"muon", "adamw_torch", "lookahead(adamw_torch)"}  # muon's fallback is torch's AdamW
 
 
 @pytest.mark.usefixtures("restored_registry")
-def test_a_spec_changes_what_is_made_of_it() -> None:
+def test_a_spec_changes_what_is_made_of_it(before: dict[str, str]) -> None:
     spec = anyoptim.optimizer_info("adamw_torch")
     try:
         anyoptim.register(replace(spec, traits=replace(spec.traits, clips_updates=True)), replace=True)
-        assert changed() == {"adamw_torch", "lookahead(adamw_torch)"}
+        assert changed(before) == {"adamw_torch", "lookahead(adamw_torch)"}
     finally:
         anyoptim.register(spec, replace=True)
-    assert registry.known_names() and not changed()
+    assert registry.known_names() and not changed(before)
 
 
-def test_another_process_finds_the_same() -> None:
+def test_another_process_finds_the_same(before: dict[str, str]) -> None:
     program = (
         f"import json, fingerprints; print(json.dumps({{name: fingerprints.fingerprint(name) for name in {SOME}}}))"
     )
@@ -66,7 +72,7 @@ def test_another_process_finds_the_same() -> None:
     path = os.pathsep.join(filter(None, [tools, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == BEFORE
+    assert json.loads(done.stdout) == before
 
 
 def test_a_check_looks_at_what_changed_and_at_a_sample() -> None:

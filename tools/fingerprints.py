@@ -9,12 +9,14 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import grimp
+from typing import TYPE_CHECKING
 
 from anyoptim.building import mends
 from anyoptim.names.registry import optimizer_info
 from anyoptim.names.spec import Implementation, OptimizerSpec
+
+if TYPE_CHECKING:
+    import grimp
 
 ENGINES = "anyoptim.engines."
 SOURCES = Path(__file__).parent.parent / "src"
@@ -70,6 +72,8 @@ def source_of_mend(name: str) -> str:
 
 @cache
 def _imports() -> grimp.ImportGraph:
+    import grimp
+
     return grimp.build_graph("anyoptim", cache_dir=None)
 
 

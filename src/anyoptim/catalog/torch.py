@@ -29,6 +29,7 @@ from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 _L2 = "L2 penalty added to the gradient"
 
 
+_OVERSHOOTS = "weights become NaN at its own rate"
 _FP16 = {"fp16": "its eps is zero in float16"}
 
 
@@ -85,7 +86,6 @@ SPECS = (
                 "its step sizes are its own after the first step": "rprop",
             },
             "fp16": {_FP16["fp16"]: "adam adamax nadam radam"},
-            "bf16": {"weights become NaN at its own rate": "lbfgs"},
             "memory": {"its history grows over the first steps": "lbfgs"},
         },
         facts={
@@ -96,7 +96,11 @@ SPECS = (
             "nadam": Facts(name="nadam"),
             "radam": Facts(name="radam"),
             "rprop": Facts(name="rprop"),
-            "lbfgs": Facts(name="lbfgs", traits=Traits(needs_closure=True), implementation={"takes": "parameters"}),
+            "lbfgs": Facts(
+                name="lbfgs",
+                traits=Traits(needs_closure=True),
+                implementation={"takes": "parameters", "unsteady": {"bf16": _OVERSHOOTS, "fp16": _OVERSHOOTS}},
+            ),
             "sparseadam": Facts(
                 name="sparse_adam",
                 implementation={"unusable": "it takes sparse gradients only, as of nn.Embedding(sparse=True)"},

@@ -55,6 +55,7 @@ class Implementation:
         needs_process_group: it calls torch.distributed in one process, too.
         unusable: why no loop that calls ``step()`` can train with it; empty: one can.
         limits: checks of ``anyoptim.testing`` that it fails, with the reason.
+        unsteady: checks that it fails on some machines, with the reason: a last digit decides.
         updates_in_backward: its class has hooks of its own that update on every backward pass, so gradients
             neither accumulate nor are reduced over processes.
         applied_lr: the key of a group that holds the learning rate of the last step.
@@ -78,6 +79,7 @@ class Implementation:
     needs_process_group: bool = False
     unusable: str = ""
     limits: Mapping[str, str] = field(default_factory=dict)
+    unsteady: Mapping[str, str] = field(default_factory=dict)
     updates_in_backward: bool = False
     applied_lr: str = "lr"
     target_roles: frozenset[Role] = EVERY_ROLE

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from anyoptim.errors import OptimError
 from anyoptim.names.packages import need_transformers
-from anyoptim.names.spec import OptimizerSpec
+from anyoptim.names.spec import Implementation, OptimizerSpec
 from anyoptim.testing.checks import CHECKS, NotApplicable
 from anyoptim.testing.subject import Subject
 
@@ -81,15 +81,12 @@ def check_optimizer(
     subject.spec.default.load()
     wanted = list(CHECKS if checks is None else checks)
     reason = impossible(subject.spec)
-    limits = subject.spec.default.limits
     verdicts = []
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with enable(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for check in wanted:
-            found = (
-                Verdict(check, "limit", reason) if reason else judged(check, _made(check, subject), limits.get(check))
-            )
+            found = Verdict(check, "limit", reason) if reason else judged(_made(check, subject), subject.spec.default)
             verdicts.append(found)
             on_verdict(found)
     return Report(name, tuple(verdicts))
@@ -117,12 +114,11 @@ def _made(check: str, subject: Subject) -> Verdict:
         )
 
 
-def judged(check: str, found: Verdict, limit: str | None) -> Verdict:
+def judged(found: Verdict, implementation: Implementation) -> Verdict:
     """Hold a verdict against the limit that the spec states, if it states one."""
-    if limit is None:
-        return found
-    if found.status == "fail":
-        return Verdict(check, "limit", f"{limit} ({found.reason})")
-    if found.status == "n/a":
-        return found
-    return Verdict(check, "fail", f"the spec says that it fails ({limit}), but: {found.reason}")
+    limit, unsteady = (each.get(found.check) for each in (implementation.limits, implementation.unsteady))
+    if found.status == "fail" and (limit or unsteady):
+        return Verdict(found.check, "limit", f"{limit or unsteady} ({found.reason})")
+    if found.status == "pass" and limit:
+        return Verdict(found.check, "fail", f"the spec says that it fails ({limit}), but: {found.reason}")
+    return found
