@@ -189,8 +189,7 @@ def page(matrix: dict[str, Any]) -> str:
         for name, entry in names.items():
             status, reason = entry["checks"][check]
             if status in ("limit", "fail"):
-                own = optimizer_info(name).default
-                reason = own.limits.get(check) or own.unsteady.get(check, reason)
+                reason = optimizer_info(name).default.may_fail.get(check, reason)
                 reasons[reason] += 1
                 whose.setdefault(reason, []).append(f"`{name}`")
         if reasons:

@@ -128,7 +128,7 @@ def name_page(name: str) -> str:
     }
     lines = [f"# `{name}`", "", f"{spec.summary}.", "", "| | |", "| --- | --- |"]
     lines += [f"| {key} | {_cell(value)} |" for key, value in facts.items() if value]
-    limits = {**implementation.limits, **({"training": implementation.unusable} if implementation.unusable else {})}
+    limits = {**implementation.may_fail, **({"training": implementation.unusable} if implementation.unusable else {})}
     if limits:
         lines += ["", "## Limits", "", *(f"- {key}: {reason}" for key, reason in sorted(limits.items()))]
     lines += ["", "## Use it", "", *_use(spec), "", "## Hyperparameters", "", hyperparameters(spec)]

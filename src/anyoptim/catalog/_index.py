@@ -135,6 +135,7 @@ def indexed(
     traits: Traits = NO_TRAITS,
     coupled: Mapping[str, str] = MappingProxyType({}),
     limits: Limits = MappingProxyType({}),
+    unsteady: Limits = MappingProxyType({}),
     refused_everywhere: Mapping[str, str] = MappingProxyType({}),
     **fields: object,
 ) -> tuple[Unmade, ...]:
@@ -148,6 +149,7 @@ def indexed(
         traits: of those whose facts give none.
         coupled: why a step on one parameter depends on others, and the names of those of which that is true.
         limits: which checks some names fail, and why.
+        unsteady: which checks they fail on some machines.
         refused_everywhere: keywords that cannot be set for any of them, with the reason.
         fields: of every :class:`Implementation` of the package.
 
@@ -157,12 +159,8 @@ def indexed(
     index = read_index(module)
     entries: Mapping[str, Any] = index["optimizers"]
     coupled_names = {own: reason for reason, names in coupled.items() for own in names.split()}
-    limits_of: dict[str, dict[str, str]] = {}
-    for check, reasons in limits.items():
-        for reason, names in reasons.items():
-            for own in names.split():
-                limits_of.setdefault(own, {})[check] = reason
-    unknown = (facts.keys() | coupled_names.keys() | limits_of.keys()) - entries.keys()
+    limits_of, unsteady_of = _by_name(limits), _by_name(unsteady)
+    unknown = (facts.keys() | coupled_names.keys() | limits_of.keys() | unsteady_of.keys()) - entries.keys()
     if unknown:
         raise KeyError(f"{module} has no {sorted(unknown)[0]}")
     shared = {"licence": licence, "extra": extra, "package": index["package"], **fields}
@@ -175,10 +173,20 @@ def indexed(
             refused={**refused_everywhere, **each.refused},
             aliases=(*((path,) if each.name else ()), *each.aliases),
         )
-        of_all = {**shared, "limits": limits_of.get(own, {})}
+        of_all = {**shared, "limits": limits_of.get(own, {}), "unsteady": unsteady_of.get(own, {})}
         return Unmade(each.name or path, partial(_spec, path, own, entries[own], each, of_all), each.aliases)
 
     return tuple(map(unmade, entries))
+
+
+def _by_name(limits: Limits) -> dict[str, dict[str, str]]:
+    """Return each name's own: its checks, with the reason."""
+    found: dict[str, dict[str, str]] = {}
+    for check, reasons in limits.items():
+        for reason, names in reasons.items():
+            for own in names.split():
+                found.setdefault(own, {})[check] = reason
+    return found
 
 
 def read_index(module: str) -> Mapping[str, Any]:

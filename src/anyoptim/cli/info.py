@@ -37,7 +37,7 @@ def info_command(name: Name, as_json: AsJson = False) -> None:
             implementation.name,
             f"{implementation.class_path} of {implementation.package} ({licence}), {state}{default}",
         )
-    for limit, reason in sorted(spec.default.limits.items()):
+    for limit, reason in sorted(spec.default.may_fail.items()):
         facts.add_row("limit", f"{limit}: {reason}")
     if spec.default.unusable:
         facts.add_row("limit", f"cannot train here: {spec.default.unusable}")
@@ -80,7 +80,7 @@ def spec_details(spec: OptimizerSpec) -> dict[str, object]:
                 "licence": each.licence,
                 "installed": each.installed,
                 "install": each.pip_install,
-                "limits": dict(each.limits),
+                "limits": dict(each.may_fail),
             }
             for each in spec.implementations
         ],

@@ -46,8 +46,14 @@ def pair(matrix: OptimizerSpec, fallback: OptimizerSpec, name: str, **described:
         own = tuple(one for one in each.hyperparameters if one.scope != "fallback")
         has = {one.name for one in own}
         added = tuple(replace(one, default=False) for one in facades if one.name not in has)
-        limits = {**theirs.limits, **each.limits}
-        implementations.append(replace(each, hyperparameters=(*own, *added, *prefixed), limits=limits))
+        implementations.append(
+            replace(
+                each,
+                hyperparameters=(*own, *added, *prefixed),
+                limits={**theirs.limits, **each.limits},
+                unsteady={**theirs.unsteady, **each.unsteady},
+            )
+        )
     traits = replace(
         matrix.traits,
         needs_targets=True,
@@ -91,6 +97,7 @@ def wrapped(inner: OptimizerSpec, wrapper: OptimizerSpec) -> OptimizerSpec:
             hyperparameters=(*(one for one in each.hyperparameters if one.name != "fused_backward"), *added),
             unsupported={**each.unsupported, **waits},
             limits={**theirs.limits, **each.limits},
+            unsteady={**theirs.unsteady, **each.unsteady},
             device=each.device or theirs.device,
         )
         for each in inner.implementations

@@ -85,14 +85,19 @@ class Implementation:
     target_roles: frozenset[Role] = EVERY_ROLE
 
     @property
+    def may_fail(self) -> Mapping[str, str]:
+        """The checks that it fails, here or elsewhere, with the reason."""
+        return {**self.unsteady, **self.limits}
+
+    @property
     def resumable(self) -> bool:
         """Whether a checkpoint restores its state exactly."""
-        return "resume" not in self.limits
+        return "resume" not in self.may_fail
 
     @property
     def shards(self) -> bool:
         """Whether its step works on the sharded parameters of FSDP2."""
-        return "DTensor" not in self.limits
+        return "DTensor" not in self.may_fail
 
     @property
     def commercial(self) -> bool:
