@@ -7,9 +7,11 @@ import datetime
 import gc
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from math import sqrt
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +209,7 @@ def compare(case: Case, expected: Weights, row: Row) -> None:
     row["resume"] = distance(whole_weights(resumed), weights)
 
 
-def in_a_group(case: Case, expected: Weights) -> Row:
+def in_a_group(case: Case, expected: Weights, meeting: Path) -> Row:
     """Use a process group of its own: a rank that raises closes it, and the other raises instead of waiting.
 
     DeepSpeed keeps the first one, for good.
@@ -217,7 +219,7 @@ def in_a_group(case: Case, expected: Weights) -> Row:
     if not dist.is_initialized():
         dist.init_process_group(
             "gloo",
-            init_method=f"file://{case.folder.absolute()}/rendezvous",
+            init_method=f"file://{meeting.absolute()}",
             rank=int(os.environ["RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
             timeout=datetime.timedelta(seconds=60),
@@ -238,8 +240,8 @@ def alone(file: Path, mode: str, cases: Sequence[str]) -> None:
     torch.save({case: whole_weights(Case(case, mode, file.parent).run()[0]) for case in cases}, file)
 
 
-def together(rank: int, file: Path, mode: str, cases: Sequence[str]) -> None:
-    """Train as one of two processes, and write what is found; for a process of its own."""
+def together(rank: int, file: Path, mode: str, cases: Sequence[str], start: Path) -> None:
+    """Train as one of two processes, and write what is found as it is found; for a process of its own."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     begin()
     if mode.startswith("zero"):
@@ -248,8 +250,10 @@ def together(rank: int, file: Path, mode: str, cases: Sequence[str]) -> None:
         # else it compiles a C++ kernel for minutes; gloo does the same
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     expected: dict[str, Weights] = torch.load(file)
-    rows = {case: in_a_group(Case(case, mode, file.parent), expected[case]) for case in cases}
-    file.with_name(f"{file.stem}-{mode}-{rank}.json").write_text(json.dumps(rows))
+    for number, case in enumerate(cases):
+        row = in_a_group(Case(case, mode, file.parent), expected[case], start / f"meeting-{number}")
+        with (start / f"{rank}.jsonl").open("a") as rows:
+            rows.write(json.dumps({case: row}) + "\n")
 
 
 def begin() -> None:
@@ -266,11 +270,39 @@ def rows_of(mode: str, batch: str, folder: Path) -> list[dict[str, Row]]:
     with FileLock(file.with_suffix(".lock")):
         if not file.exists():
             assert in_new_process(alone, file, mode, cases) == 0
-    found = [file.with_name(f"{file.stem}-{mode}-{rank}.json") for rank in range(2)]
-    with FileLock(found[0].with_suffix(".lock")):
-        if not all(each.exists() for each in found):
-            processes = [new_process(together, rank, file, mode, cases) for rank in range(2)]
-            for process in processes:
-                process.join()
-            assert [process.exitcode for process in processes] == [0, 0]
-    return [json.loads(each.read_text()) for each in found]
+    found = file.with_name(f"{file.stem}-{mode}.json")
+    with FileLock(found.with_suffix(".lock")):
+        if not found.exists():
+            rows = started(mode, file, cases)
+            # where the connection broke or a process died: once more, and a fault of ours is there again
+            if broken := [case for case in cases if any(_broke(each[case]) for each in rows)]:
+                again = started(mode, file, broken)
+                for each in rows:
+                    said = [(case, each[case].get("error")) for case in broken]
+                    warnings.warn(f"{mode}, tried again: {said}", stacklevel=2)
+                rows = [{**first, **second} for first, second in zip(rows, again, strict=True)]
+            found.write_text(json.dumps(rows))
+    return json.loads(found.read_text())  # type: ignore[no-any-return]  # what was written above
+
+
+def started(mode: str, file: Path, cases: Sequence[str]) -> list[dict[str, Row]]:
+    """Run two processes; if one dies, the rows of that case and of those after it say so."""
+    start = Path(tempfile.mkdtemp(dir=file.parent))
+    processes = [new_process(together, rank, file, mode, cases, start) for rank in range(2)]
+    wait([each.sentinel for each in processes], timeout=1800)
+    for process in processes:
+        process.join(120)  # the other has nobody to talk to
+        process.kill()
+        process.join()
+    rows: list[dict[str, Row]] = []
+    for rank, process in enumerate(processes):
+        path = start / f"{rank}.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows.append({case: row for line in lines for case, row in json.loads(line).items()})
+        for case in cases[len(lines) :]:
+            rows[-1][case] = {"error": f"process {rank} ended with {process.exitcode} at {cases[len(lines)]}"}
+    return rows
+
+
+def _broke(row: Row) -> bool:
+    return not row.get("error", "UnsupportedError: ").startswith("UnsupportedError: ")
