@@ -65,6 +65,8 @@ __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  # every name of _HOM
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'anyoptim' has no attribute {name!r}")
+    if _HOME[name] == "planning.plan":  # what builds; accelerate's loops need no enable()
+        importlib.import_module("anyoptim.integrations.accelerate")
     return getattr(importlib.import_module(f"anyoptim.{_HOME[name]}"), name)
 
 

@@ -24,6 +24,10 @@ RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, 
 """Why a warmup ratio cannot be built."""
 
 
+on_construct: list[Callable[[Optimizer], None]] = []
+"""What is told of every optimizer that is built to train."""
+
+
 def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
     """Build what trains: the optimizer with its record, what a run needs of it, and the facades around it.
 
@@ -53,9 +57,11 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
     if spec.traits.schedule_free and hasattr(optimizer, "eval"):
         TrainingWeights(optimizer)
     if spec.traits.needs_closure:
-        return WithClosure(optimizer)
-    if blueprint.settings.get("fused_backward"):
-        return FusedBackward(optimizer, waiting=blueprint.waiting)
+        optimizer = WithClosure(optimizer, blueprint.model)
+    elif blueprint.settings.get("fused_backward"):
+        optimizer = FusedBackward(optimizer, waiting=blueprint.waiting)
+    for tell in on_construct:
+        tell(optimizer)
     return optimizer
 
 
@@ -111,10 +117,8 @@ def _bare(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed: ob
     rest = [group for group in groups if group[MEMBER] == spec.fallback.name]
     own = [group for group in groups if group[MEMBER] == spec.target_optimizer]
     theirs = {**blueprint.settings.of_scope("fallback"), **_taken_over(blueprint, changed)}
-    build_rest = spec.fallback.default.load()
-    return CompositeOptimizer(
-        {spec.fallback.name: build_rest(rest, **theirs), spec.target_optimizer: build(own, **keywords)}
-    )
+    members = {spec.fallback.name: spec.fallback.default.load()(rest, **theirs)} if rest else {}
+    return CompositeOptimizer({**members, spec.target_optimizer: build(own, **keywords)})
 
 
 def _taken_over(blueprint: Blueprint, changed: Mapping[str, object]) -> dict[str, object]:
@@ -137,7 +141,7 @@ def _that_it_has(
 
 def _refuse_inert_overrides(blueprint: Blueprint, optimizer: Optimizer) -> None:
     """Raise for an override of a keyword that the optimizer keeps for all groups together."""
-    kept_by_group = {*optimizer.defaults, *blueprint.settings.of_scope("target"), "lr_ratio"}
+    kept_by_group = {"lr_ratio"}.union(blueprint.settings.of_scope("target"), *optimizer.param_groups)
     for each in blueprint.routing.routes if blueprint.routing else ():
         adjustment = each.adjustment
         if adjustment is None or not adjustment.label:

@@ -16,7 +16,7 @@ SPECS = (
         paper="arXiv 1907.08610",
         implementations=(
             native(
-                "wrappers:Lookahead",
+                "lookahead:Lookahead",
                 Hyperparameter("k", int, 5, "fast steps for a slow one", AT_LEAST_ONE),
                 Hyperparameter("alpha", float, 0.5, "part of the way that slow weights go", FRACTION),
             ),
@@ -29,7 +29,7 @@ SPECS = (
         paper="arXiv 2501.04697",
         implementations=(
             native(
-                "wrappers:OrthoGrad",
+                "orthograd:OrthoGrad",
                 Hyperparameter("eps", float, 1e-30, "added to the norms that are divided by", POSITIVE),
             ),
         ),
@@ -41,7 +41,7 @@ SPECS = (
         paper="arXiv 2411.16085",
         implementations=(
             native(
-                "wrappers:Cautious",
+                "cautious:Cautious",
                 Hyperparameter("eps", float, 1e-3, "least share of elements that agree", POSITIVE),
             ),
         ),
@@ -57,7 +57,7 @@ SPECS = (
         traits=Traits(schedule_free=True),
         implementations=(
             native(
-                "wrappers:ScheduleFree",
+                "schedule_free:ScheduleFree",
                 Hyperparameter("momentum", float, 0.9, "between the newest weights (0) and the average (1)", DECAY),
                 Hyperparameter("weight_lr_power", float, 2.0, "power of the learning rate in the average's weights"),
                 Hyperparameter("r", float, 0.0, "power of the step in the average's weights"),
@@ -75,7 +75,7 @@ SPECS = (
         traits=Traits(needs_closure=True),
         implementations=(
             native(
-                "wrappers:SAM",
+                "sam:SAM",
                 Hyperparameter("rho", float, 0.05, "distance of that point", NON_NEGATIVE),
                 flag("adaptive", "measure it relative to each weight (ASAM)"),
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class AdaLomo(Engine):
         clip_grad_value: clamp every gradient element to ``[-clip_grad_value, clip_grad_value]``.
         weight_decay: decoupled, scaled like the update.
     """
+
+    takes_complex: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class AdaLomo(Engine):
     def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
         gradient = take_gradient(parameter, group["clip_grad_value"])
         state = self.state[parameter]
-        squared = gradient.square()
+        squared = gradient.abs().square_() if gradient.is_complex() else gradient.square()
         if parameter.dim() > 1:
             moments = {"exp_avg_sq_row": mean(squared, -1), "exp_avg_sq_col": mean(squared, -2)}
         else:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anyoptim.engines.facade import Facade
+from anyoptim.engines.stepping import step_inside
 from anyoptim.errors import UnsupportedError
 
 
@@ -18,13 +22,21 @@ class WithClosure(Facade):
     The Trainer integration puts one here that repeats the batches of the step. A loop of one's own passes a closure
     to ``step``, as torch documents for L-BFGS.
 
+    However often a step evaluates the loss, the model's buffers, such as BatchNorm's running statistics, keep what one
+    evaluation makes of them: the first, which may have come before the step.
+
     Args:
         optimizer: its ``step`` needs a closure.
+        model: whose buffers; not kept alive.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
         super().__init__(optimizer)
         self.closure: Callable[[], float] | None = None
+        self._model = None if model is None else weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "closure": None, "_model": None}  # they are the original's
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
@@ -51,8 +63,20 @@ class WithClosure(Facade):
                 " calls zero_grad(), computes the loss and its gradients, and returns it."
             )
 
-        def recorded() -> float:  # some call the closure where autograd is off
-            with torch.enable_grad():
-                return given()
+        evaluated = any(each.grad is not None for group in self.param_groups for each in group["params"])
 
-        return self.optimizer.step(recorded)
+        def recorded() -> float:
+            nonlocal evaluated
+            before = self._buffers() if evaluated else []
+            evaluated = True
+            with torch.enable_grad():  # some call the closure where autograd is off
+                loss = given()
+            for buffer, value in before:
+                buffer.copy_(value)
+            return loss
+
+        return step_inside(self.optimizer, recorded)  # type: ignore[no-any-return]  # a loss
+
+    def _buffers(self) -> list[tuple[Tensor, Tensor]]:
+        model = None if self._model is None else self._model()
+        return [] if model is None else [(each, each.detach().clone()) for each in model.buffers()]

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anyoptim.engines.copies import Whole, kept_attributes
+from anyoptim.engines.loading import after_loading, before_loading
+from anyoptim.engines.stepping import step_inside
 from anyoptim.names.composing import MEMBER
 
 
@@ -22,7 +25,8 @@ class CompositeOptimizer(Optimizer):
 
     Args:
         optimizers: by the name that a group's key ``"optimizer"`` has for each; a group that is added later and names
-            none goes to the first.
+            none goes to the first. The last one is the main one: ``defaults``, by which schedulers scale rates, are
+            its own.
 
     Raises:
         KeyError: from ``add_param_group``, no optimizer has the name that the group gives.
@@ -31,15 +35,14 @@ class CompositeOptimizer(Optimizer):
     optimizers: dict[str, Optimizer]
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
-        defaults: dict[str, Any] = {}
-        for each in reversed(list(optimizers.values())):
-            defaults.update(each.defaults)
+        *_, main = optimizers.values()
         # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
-        self.__setstate__({"optimizers": dict(optimizers), "defaults": defaults, "param_groups": [], "state": {}})
+        self.__setstate__({"optimizers": dict(optimizers), "defaults": main.defaults, "param_groups": [], "state": {}})
         for name, each in optimizers.items():
             for group in each.param_groups:
                 group[MEMBER] = name
         self._share()
+        self._complete()
 
     def _share(self) -> None:
         """Take over the inner optimizers' group dicts and state, which loading a state dict replaces."""
@@ -50,6 +53,12 @@ class CompositeOptimizer(Optimizer):
         self.state = state
         for each in self.optimizers.values():
             each.state = state
+
+    def _complete(self) -> None:
+        """Give every group ``betas`` if the main optimizer has them: torch's cyclic schedulers look for them there."""
+        if "betas" in self.defaults:
+            for group in self.param_groups:
+                group.setdefault("betas", self.defaults["betas"])
 
     def owner(self, group: Mapping[str, Any]) -> Optimizer:
         """Return the inner optimizer of one of the groups."""
@@ -66,6 +75,7 @@ class CompositeOptimizer(Optimizer):
         self.optimizers[name].add_param_group(param_group)
         # at the end, like any optimizer: schedulers and state dicts count groups by their place
         self.param_groups.append(self.optimizers[name].param_groups[-1])
+        self._complete()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
@@ -79,8 +89,18 @@ class CompositeOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for each in self.optimizers.values():
-            each.step()
+            step_inside(each)
         return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**kept_attributes(self), "optimizers": {name: Whole(each) for name, each in self.optimizers.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        members = {
+            name: each.made_again() if isinstance(each, Whole) else each
+            for name, each in state.get("optimizers", {}).items()
+        }
+        super().__setstate__({**state, **({"optimizers": members} if members else {})})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of the same hybrid: each inner optimizer loads its part in its own way.
@@ -88,9 +108,7 @@ class CompositeOptimizer(Optimizer):
         Raises:
             ValueError: its groups are others.
         """
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            changed = hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
+        state_dict = before_loading(self, state_dict)
         saved, live = state_dict["param_groups"], list(self.param_groups)
         if [len(group["params"]) for group in saved] != [len(group["params"]) for group in live]:
             raise ValueError("loaded state dict has other param groups than the optimizer")
@@ -102,8 +120,7 @@ class CompositeOptimizer(Optimizer):
         self._share()
         loaded = {name: iter(each.param_groups) for name, each in self.optimizers.items()}
         self.param_groups = [next(loaded[group[MEMBER]]) for group in live]
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
+        after_loading(self)
 
     def train(self) -> None:
         """Put the inner optimizers that have modes into training mode."""

@@ -10,7 +10,9 @@ has no kernel works in pieces that fit the cache.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,6 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.optim import Optimizer
 
+from anyoptim.engines.copies import kept_attributes
+from anyoptim.engines.loading import after_loading, before_loading
 from anyoptim.errors import UnsupportedError
 
 CACHED = 2**17
@@ -32,6 +36,8 @@ class Engine(Optimizer):
 
     foreign_state: ClassVar[tuple[str, str]] = ("", "")
     """A key that only the upstream package's state dict has, and that package's name."""
+    takes_complex: ClassVar[bool] = False
+    """Whether its arithmetic is right for complex parameters, too."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
@@ -51,7 +57,7 @@ class Engine(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                self._refuse_sparse(parameter)
+                self._settle(parameter)
         for group in self.param_groups:
             self.update_group(group, [each for each in group["params"] if each.grad is not None])
         return loss
@@ -59,12 +65,30 @@ class Engine(Optimizer):
     def update_one(self, group: dict[str, Any], parameter: Tensor) -> None:
         """Update one parameter of ``group``, which has a gradient: a part of what :meth:`step` does."""
         refuse_capture(self)
-        self._refuse_sparse(parameter)
+        self._settle(parameter)
         self.update_group(group, [parameter])
 
-    def _refuse_sparse(self, parameter: Tensor) -> None:
-        if parameter.grad is not None and parameter.grad.is_sparse:
+    def _settle(self, parameter: Tensor) -> None:
+        """Refuse a gradient that is sparse, and lay out one of a DTensor as its parameter is laid out.
+
+        Under sequence parallelism each process holds the sum over its part of a sequence, still to be reduced.
+        """
+        gradient = parameter.grad
+        if gradient is None:
+            return
+        if gradient.is_sparse:
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients.")
+        if parameter.is_complex() and not self.takes_complex:
+            raise UnsupportedError(
+                f"{type(self).__name__} is defined for real parameters, and one of shape {tuple(parameter.shape)} is"
+                " complex; leave it out of the target modules, or take adamw_torch."
+            )
+        if (
+            isinstance(gradient, DTensor)
+            and isinstance(parameter, DTensor)
+            and gradient.placements != parameter.placements
+        ):
+            parameter.grad = gradient.redistribute(placements=parameter.placements)
 
     def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Apply one step to ``parameters``, the ones of ``group`` that have a gradient."""
@@ -76,6 +100,7 @@ class Engine(Optimizer):
         Raises:
             UnsupportedError: it was saved by the upstream package's class.
         """
+        state_dict = before_loading(self, state_dict)
         key, package = self.foreign_state
         held = [*state_dict["param_groups"], *state_dict["state"].values()]
         if key and any(key in each for each in held):
@@ -83,14 +108,41 @@ class Engine(Optimizer):
                 f"This state was saved by {package}'s class, in a form of its own; load it with"
                 " implementation=upstream, or start the optimizer afresh."
             )
-        # torch casts state to the parameter's dtype, which would round the fp32 state of bf16 weights
-        super().load_state_dict(state_dict)
-        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-        live = [parameter for group in self.param_groups for parameter in group["params"]]
-        for index, parameter in zip(saved, live, strict=True):
-            for name, value in state_dict["state"].get(index, {}).items():
-                copied = value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
-                self.state[parameter][name] = copied
+        saved, live = state_dict["param_groups"], self.param_groups
+        if [len(group["params"]) for group in saved] != [len(group["params"]) for group in live]:
+            raise ValueError("loaded state dict has other param groups than the optimizer")
+        of_the_model = ("params", "param_names")
+        groups = [
+            {**copy.deepcopy(_without(old, of_the_model)), **{key: new[key] for key in of_the_model if key in new}}
+            for old, new in zip(saved, live, strict=True)
+        ]
+        indices = [index for group in saved for index in group["params"]]
+        parameter_of = dict(zip(indices, (each for group in live for each in group["params"]), strict=True))
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for index, values in state_dict["state"].items():
+            parameter = parameter_of.get(index)
+            state[index if parameter is None else parameter] = _moved(values, parameter)
+        # torch would cast state to the parameter's dtype, and round the fp32 state of bf16 weights
+        self.__setstate__({"state": state, "param_groups": groups})
+        after_loading(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return kept_attributes(self)
+
+
+def _without(group: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in keys}
+
+
+def _moved(value: Any, parameter: Tensor | None) -> Any:
+    """Return loaded state where its parameter is, in containers of its own; a tensor that is there is not copied."""
+    if isinstance(value, Tensor):
+        return value if parameter is None else value.to(parameter.device)
+    if isinstance(value, dict):
+        return {key: _moved(each, parameter) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_moved(each, parameter) for each in value)
+    return value
 
 
 def refuse_capture(optimizer: Optimizer) -> None:

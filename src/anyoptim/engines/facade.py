@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
+
+from anyoptim.engines.copies import Whole, kept_attributes
+from anyoptim.engines.loading import after_loading, before_loading
 
 
 class Facade(Optimizer):
@@ -18,15 +21,25 @@ class Facade(Optimizer):
     """
 
     optimizer: Optimizer
+    _step_supports_amp_scaling: ClassVar[bool] = False
+    """A scaler hands the scale to the object whose step it calls, so the one inside never sees it."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
         self.__setstate__({"optimizer": optimizer})
 
     def __getattr__(self, name: str) -> Any:
-        if name == "optimizer":  # not there yet
+        # before there is one inside; and how the one inside is copied is not how this one is
+        if name == "optimizer" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.optimizer, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**kept_attributes(self), "optimizer": Whole(self.optimizer)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        inner = state.get("optimizer")
+        super().__setstate__({**state, "optimizer": inner.made_again()} if isinstance(inner, Whole) else state)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
@@ -48,9 +61,5 @@ class Facade(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict into the inner optimizer."""
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            changed = before(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        self.optimizer.load_state_dict(state_dict)
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)
+        self.optimizer.load_state_dict(before_loading(self, state_dict))
+        after_loading(self)

@@ -6,23 +6,27 @@ Source: LOMO, arXiv 2306.09782, Algorithm 1 (fused gradient computation and para
 
 from __future__ import annotations
 
+import sys
+import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.engine import several_processes, whole, wide
 from anyoptim.engines.facade import Facade
-from anyoptim.engines.stepping import step_part
+from anyoptim.engines.stepping import step_inside, step_part
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.composing import MEMBER
 
@@ -57,8 +61,9 @@ class FusedBackward(Facade):
     is equal bit for bit.
 
     While ``accumulating`` is true gradients stay, so the micro-batches of gradient accumulation add up and the
-    backward pass of the last one updates. Where a gradient is still to be reduced over processes (DDP), it waits for
-    :meth:`step`, which updates whatever holds one; FSDP2's gradients arrive reduced.
+    backward pass of the last one updates; accelerate says by itself which one that is. Where a gradient is still to be
+    reduced over processes (DDP), it waits for :meth:`step`, which updates whatever holds one; FSDP2's gradients arrive
+    reduced.
 
     Args:
         optimizer: updates a parameter from that parameter's gradient and state and its group's values alone; a step
@@ -74,9 +79,19 @@ class FusedBackward(Facade):
         self._step = _Step()
         self._measured: list[Tensor] = []
         self._clip_factor: Tensor | None = None
+        self._told = False
         # weak: FSDP2 frees the parameters that it replaces
         self._hooks: MutableMapping[Tensor, RemovableHandle] = WeakTensorKeyDictionary()
         self.attach()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_hooks": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_hooks" in state:  # a copy, whose parameters have no hooks yet
+            self._hooks = WeakTensorKeyDictionary()
+            self.attach()
 
     @property
     def accumulating(self) -> bool:
@@ -136,7 +151,7 @@ class FusedBackward(Facade):
         elif waiting:
             for parameter, index in waiting:
                 self._clip(parameter, self.param_groups[index])
-            self.optimizer.step()
+            step_inside(self.optimizer)
             for parameter, _ in waiting:
                 parameter.grad = None
         self._clip_factor = None
@@ -168,6 +183,10 @@ class FusedBackward(Facade):
         before, self.mode = self.mode, Mode.MEASURING
         try:
             torch.autograd.backward(loss, retain_graph=True)
+            for group in filter(self._waits, self.param_groups):
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._measure(parameter)
             norms = self._measured
             norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else loss.new_zeros(())
         finally:
@@ -182,13 +201,37 @@ class FusedBackward(Facade):
     def _arrived(self, parameter: Tensor, group_index: int) -> None:
         """Use a gradient that autograd has just finished, as the mode says."""
         if self.mode is Mode.MEASURING:
-            assert parameter.grad is not None
-            self._measured.append(whole(torch.linalg.vector_norm(parameter.grad, dtype=wide(parameter.grad.dtype))))
-            parameter.grad = None
-        elif self.mode is Mode.UPDATING and _arrives_reduced(parameter):
-            if parameter in self._step.updated:  # a second backward pass, and nobody called step()
-                self._finish_step()
+            self._measure(parameter)
+        elif self.mode is Mode.UPDATING and _arrives_reduced(parameter) and not _more_micro_batches():
+            if parameter in self._step.updated:
+                self._refuse_parts()
+                self._begin_again()
             self._update(parameter, group_index)
+
+    def _refuse_parts(self) -> None:
+        """Raise if reentrant checkpointing runs a backward pass for each use of a module."""
+        if _called_by(CheckpointFunction.backward):
+            raise UnsupportedError(
+                "A parameter's gradient came twice in one step: a module is used several times under reentrant"
+                " checkpointing, or step() was not called. Set gradient_checkpointing_kwargs={'use_reentrant': False},"
+                " or fused_backward=false in optim_args."
+            )
+
+    def _begin_again(self) -> None:
+        """Take a second backward pass as a step of its own, and say once that nobody called ``step()``."""
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                "Two backward passes came before one step(), and each has updated the weights: call step() after each,"
+                " or set accumulating=True on the optimizer before all but the last one of a step.",
+                stacklevel=2,
+            )
+        self._finish_step()
+
+    def _measure(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._measured.append(whole(torch.linalg.vector_norm(parameter.grad, dtype=wide(parameter.grad.dtype))))
+        parameter.grad = None
 
     def _update(self, parameter: Tensor, group_index: int) -> None:
         group = self.param_groups[group_index]
@@ -210,7 +253,7 @@ class FusedBackward(Facade):
             else:
                 self._update(parameter, index)
         for optimizer, parameters in wholes.items():
-            optimizer.step()
+            step_inside(optimizer)
             for parameter in parameters:
                 parameter.grad = None
 
@@ -238,6 +281,20 @@ class FusedBackward(Facade):
 def _arrives_reduced(parameter: Tensor) -> bool:
     """Whether a gradient is final when autograd is done with it: in one process, or sharded by FSDP2."""
     return isinstance(parameter, DTensor) or not several_processes()
+
+
+def _more_micro_batches() -> bool:
+    """Whether accelerate, where it runs the loop, is going to add more micro-batches to this step."""
+    accelerate: Any = sys.modules.get("accelerate.state")
+    return accelerate is not None and not accelerate.GradientState._shared_state.get("sync_gradients", True)
+
+
+def _called_by(function: Any) -> bool:
+    """Whether a function runs, in this thread: autograd calls hooks below it."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _hook(facade: FusedBackward, group_index: int) -> Callable[[Tensor], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -21,6 +21,8 @@ class Lomo(Engine):
         clip_grad_value: clamp every gradient element to ``[-clip_grad_value, clip_grad_value]``.
         weight_decay: a step multiplies the weights by ``1 - lr * weight_decay``.
     """
+
+    takes_complex: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""One way to let an optimizer step on some of its parameters, for every facade that does so."""
+"""How a facade lets the optimizer inside step: as a whole, or on some of its parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -10,6 +10,29 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.engine import Engine
+
+
+def step_inside(optimizer: Optimizer, closure: Callable[[], float] | None = None) -> Any:
+    """Let an optimizer step that another one stands around, and return what its step returns.
+
+    Its own hooks run. Those that torch keeps for every optimizer of the process do not: they have run for the facade.
+
+    Args:
+        optimizer: the one inside.
+        closure: computes the loss again and returns it.
+    """
+    step: Any = _step_of(optimizer)
+    args: Any = (optimizer,) if closure is None else (optimizer, closure)
+    if not getattr(step, "hooked", False):
+        return step(*args)
+    kwargs: Any = {}
+    for before in optimizer._optimizer_step_pre_hooks.values():
+        changed = before(optimizer, args, kwargs)
+        args, kwargs = (args, kwargs) if changed is None else changed
+    result = step.__wrapped__(*args, **kwargs)
+    for after in optimizer._optimizer_step_post_hooks.values():
+        after(optimizer, args, kwargs)
+    return result
 
 
 def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[Tensor]) -> Mapping[str, Any]:
@@ -32,7 +55,7 @@ def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[
         return {}
     values = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
     twin = _twin(optimizer, {**values, "params": list(parameters)})
-    _step_of(optimizer)(twin)
+    step_inside(twin)
     _take_back(optimizer, twin)
     return {key: value for key, value in twin.param_groups[0].items() if key != "params"}
 

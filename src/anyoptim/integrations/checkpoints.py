@@ -190,7 +190,7 @@ def _whole_checkpoint(wanted: Any, output_dir: str) -> Any:
             if skipped:
                 warnings.warn(
                     f"Resuming from {folder}, the last whole checkpoint: {skipped[0]}.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             return str(folder)
         skipped.append(f"{folder} is not ({flaw})")
@@ -234,7 +234,7 @@ def _check_files(checkpoint: Path, trainer: Any) -> None:
     if not has_state:
         warnings.warn(
             f"The checkpoint {checkpoint} holds no optimizer state (save_only_model?), so the optimizer starts afresh.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

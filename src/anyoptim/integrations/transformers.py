@@ -8,14 +8,10 @@ These things of transformers and accelerate are changed, and put back by ``disab
 - ``Trainer.get_decay_parameter_names`` answers ``in`` from a set: the Trainer looks every parameter
   up in that list, which takes quadratic time;
 - ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
-- ``Accelerator.backward`` drops the ``learning_rate`` that the Trainer passes for ``lomo`` and
-  ``adalomo`` unless a lomo_optim object is there, tells :class:`FusedBackward` which micro-batch is last, and records
-  itself for optimizers of second order;
-- ``Accelerator.prepare`` leaves no state of parameters that FSDP2 has replaced (torch's Adagrad makes
-  its state in the constructor, and no checkpoint could be saved);
 - ``HfArgumentParser`` takes every name for ``--optim``, pairs, wrappers and class paths too, and answers an unknown one
   with the closest, not with a list of all;
 - ``Trainer.training_step`` is repeated for optimizers that evaluate the loss again: ``closures.py``;
+- what an ``Accelerator`` does with an optimizer: ``accelerate.py``;
 - saving and resuming: ``checkpoints.py``; logs and model cards: ``reports.py``.
 """
 
@@ -23,15 +19,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.building.assemble import class_of
-from anyoptim.building.records import built, forget_other_parameters, record_of
-from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimError, UnknownOptimizerError, UnsupportedError
 from anyoptim.integrations.patching import replace
 from anyoptim.names import registry
@@ -41,14 +36,17 @@ from anyoptim.planning.plan import Plan, plan
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+_lock = threading.RLock()
 _installed: ExitStack | None = None
+_scopes = 0
+"""How many calls of ``enable()`` have not ended."""
 
 
 class Enabled:
     """What :func:`enable` returns: as a context manager, its end undoes that call."""
 
-    def __init__(self, *, undo: bool) -> None:
-        self._undo = undo
+    def __init__(self, installed: ExitStack) -> None:
+        self._installed = installed
 
     def __enter__(self) -> Enabled:
         return self
@@ -56,22 +54,34 @@ class Enabled:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._undo:
-            disable()
+        global _scopes
+        with _lock:
+            if self._installed is _installed:  # else disable() came first
+                _scopes -= 1
+                if not _scopes:
+                    disable()
 
 
 def enable() -> Enabled:
     """Make every registered name a valid ``optim=`` in this process; a second call changes nothing.
 
-    Use it once at the top of a script, or as ``with anyoptim.enable():``.
+    Use it once at the top of a script, or as ``with anyoptim.enable():``; of several such scopes the last one that
+    ends undoes it.
 
     Raises:
         MissingPackageError: transformers or accelerate is not installed; nothing is changed then.
     """
-    global _installed
-    if _installed is not None:
-        return Enabled(undo=False)
+    global _installed, _scopes
+    with _lock:
+        if _installed is None:
+            _installed = _install()
+        _scopes += 1
+        return Enabled(_installed)
+
+
+def _install() -> ExitStack:
     need_transformers("anyoptim.enable()")
+    from anyoptim.integrations.accelerate import wrap_accelerator
     from anyoptim.integrations.checkpoints import wrap_checkpoints
     from anyoptim.integrations.closures import wrap_closures
     from anyoptim.integrations.reports import wrap_reports
@@ -81,23 +91,23 @@ def enable() -> Enabled:
         _extend_names(undo)
         _wrap_parser(undo)
         _wrap_trainer(undo)
-        _wrap_accelerator(undo)
+        wrap_accelerator(undo)
         wrap_checkpoints(undo)
         wrap_reports(undo)
         wrap_closures(undo)
     except BaseException:
         undo.close()
         raise
-    _installed = undo
-    return Enabled(undo=True)
+    return undo
 
 
 def disable() -> None:
     """Leave transformers as :func:`enable` found it; without an earlier ``enable()`` nothing happens."""
-    global _installed
-    if _installed is not None:
-        _installed.close()
-        _installed = None
+    global _installed, _scopes
+    with _lock:
+        if _installed is not None:
+            _installed.close()
+            _installed, _scopes = None, 0
 
 
 # ---------------------------------------------------------------- OptimizerNames
@@ -209,7 +219,7 @@ def _wrap_trainer(undo: ExitStack) -> None:
             return original(args, model)
         return _cls_and_kwargs(plan(name, model, args), Fields(args))
 
-    replace(undo, Trainer, "get_optimizer_cls_and_kwargs", staticmethod(get_optimizer_cls_and_kwargs))
+    replace(undo, Trainer, "get_optimizer_cls_and_kwargs", get_optimizer_cls_and_kwargs)
 
     get_decay_parameter_names = Trainer.get_decay_parameter_names
 
@@ -289,40 +299,3 @@ def _trainer_makes_them(planned: Plan, fields: Fields) -> bool:
     return planned.settings.get("weight_decay") in (trainers, None) and all(
         set(group) <= {"params", "weight_decay"} for group in planned.groups
     )
-
-
-# ---------------------------------------------------------------- accelerate
-
-
-def _wrap_accelerator(undo: ExitStack) -> None:
-    from accelerate import Accelerator
-
-    original: Callable[..., Any] = Accelerator.backward
-
-    @functools.wraps(original)
-    def backward(self: Any, loss: Any, **kwargs: Any) -> Any:
-        if not self.has_lomo_optimizer:
-            kwargs.pop("learning_rate", None)
-        for prepared in self._optimizers:
-            record = record_of(prepared)
-            if record is not None and record.traits.second_order:
-                kwargs["create_graph"] = True
-            if isinstance(prepared.optimizer, FusedBackward):
-                prepared.optimizer.accumulating = not self.sync_gradients
-                prepared.optimizer.attach()
-        return original(self, loss, **kwargs)
-
-    replace(undo, Accelerator, "backward", backward)
-
-    prepare: Callable[..., Any] = Accelerator.prepare
-
-    @functools.wraps(prepare)
-    def prepare_without_leftovers(self: Any, *args: Any, **kwargs: Any) -> Any:
-        prepared = prepare(self, *args, **kwargs)
-        for each in self._optimizers:
-            optimizer = built(each)
-            if optimizer is not None:
-                forget_other_parameters(optimizer)
-        return prepared
-
-    replace(undo, Accelerator, "prepare", prepare_without_leftovers)

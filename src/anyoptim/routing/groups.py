@@ -30,7 +30,8 @@ def make_groups(routing: Routing, spec: OptimizerSpec, settings: Settings) -> li
     """Build the param groups of a plan.
 
     The first two are transformers' own, decaying and not, and stay even when empty, so that a checkpoint of either
-    side fits the other. Groups of targets follow, with their hyperparameters, then groups with overrides.
+    side fits the other; a hybrid has no empty groups. Groups of targets follow, with their hyperparameters, then
+    groups with overrides.
 
     Args:
         routing: every trainable parameter and where it goes.
@@ -60,6 +61,7 @@ def make_groups(routing: Routing, spec: OptimizerSpec, settings: Settings) -> li
         groups += [
             {"params": params, **values, **adjusted}  # type: ignore[typeddict-item]  # the keys vary
             for params in by_mesh(routes)
+            if params or spec.fallback is None
         ]
     return groups
 
