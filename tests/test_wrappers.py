@@ -150,7 +150,8 @@ def test_arguments_of_every_level() -> None:
     assert values["betas"] == (0.8, 0.99)
     assert (values["lookahead_k"], values["lookahead_alpha"], values["orthograd_eps"]) == (3, 0.25, 1e-20)
     optimizer: Any = plan.build()
-    assert (optimizer.k, optimizer.optimizer.eps) == (3, 1e-20)
+    group = optimizer.param_groups[0]
+    assert (group["lookahead_k"], group["orthograd_eps"]) == (3, 1e-20)
     assert type(optimizer.optimizer.optimizer).__name__ == "Lion"
     assert optimizer.param_groups is optimizer.optimizer.optimizer.param_groups
     for wrong, right in [("lookahead_kk=3", "lookahead_k"), ("k=3", ""), ("lookahead_alpha=2", r"in \[0, 1\]")]:

@@ -15,6 +15,7 @@ from anyoptim.building.records import stamp
 from anyoptim.building.training_weights import TrainingWeights
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.copies import copy_whole
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError
 from anyoptim.names.composing import MEMBER
@@ -52,6 +53,7 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
         ) from error
     _refuse_inert_overrides(blueprint, optimizer)
     stamp(optimizer, spec, blueprint.settings)
+    copy_whole(optimizer)
     if blueprint.warmup_is_a_ratio:
         optimizer.register_step_pre_hook(_refuse_ratio)
     if spec.traits.schedule_free and hasattr(optimizer, "eval"):

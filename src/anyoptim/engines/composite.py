@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim.engines.copies import Whole, kept_attributes
+from anyoptim.engines.copies import copy_whole, kept_attributes
 from anyoptim.engines.loading import after_loading, before_loading
 from anyoptim.engines.stepping import step_inside
 from anyoptim.names.composing import MEMBER
@@ -39,6 +39,7 @@ class CompositeOptimizer(Optimizer):
         # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
         self.__setstate__({"optimizers": dict(optimizers), "defaults": main.defaults, "param_groups": [], "state": {}})
         for name, each in optimizers.items():
+            copy_whole(each)
             for group in each.param_groups:
                 group[MEMBER] = name
         self._share()
@@ -93,14 +94,7 @@ class CompositeOptimizer(Optimizer):
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**kept_attributes(self), "optimizers": {name: Whole(each) for name, each in self.optimizers.items()}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        members = {
-            name: each.made_again() if isinstance(each, Whole) else each
-            for name, each in state.get("optimizers", {}).items()
-        }
-        super().__setstate__({**state, **({"optimizers": members} if members else {})})
+        return kept_attributes(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of the same hybrid: each inner optimizer loads its part in its own way.

@@ -1,20 +1,32 @@
-"""What of an optimizer goes into a copy and a pickle: all that it trains with."""
+"""What of an optimizer goes into a copy and a pickle: all that it trains with.
+
+torch keeps three attributes, the groups, the state and the defaults; the optimizers of many packages, and ours, have
+more, and a copy without them fails in its first step.
+"""
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any
 
 from torch.optim import Optimizer
 
 _OF_THE_ORIGINAL = {"step", "training_weights", "_opt_called", "_wrapped_by_lr_sched"}
 """What schedulers, mends and hooks hang on one object: methods that they counted or changed."""
+_MARK = "_copied_whole"
+
+
+def copy_whole(optimizer: Optimizer) -> None:
+    """Let an optimizer be copied and pickled with all of its attributes; a process without anyoptim can load that.
+
+    Other objects of its class are copied as before.
+    """
+    setattr(optimizer, _MARK, True)
+    copyreg.pickle(type(optimizer), _reduced)
 
 
 def kept_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the attributes of an optimizer that make up its copy; torch itself keeps three of them.
-
-    Hooks stay behind, as they do with torch's.
-    """
+    """Return the attributes of an optimizer that make up its copy. Hooks stay behind, as they do with torch's."""
     return {
         name: value
         for name, value in vars(optimizer).items()
@@ -22,22 +34,7 @@ def kept_attributes(optimizer: Optimizer) -> dict[str, Any]:
     }
 
 
-class Whole:
-    """Stands for an optimizer inside of another one while that is copied or pickled.
-
-    Many packages' optimizers have attributes beside torch's three, and a copy of them alone would lack these.
-
-    Args:
-        optimizer: the one inside.
-    """
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.kind = type(optimizer)
-        self.attributes = kept_attributes(optimizer)
-
-    def made_again(self) -> Optimizer:
-        """Return the optimizer that this one stands for, in the copy."""
-        made = object.__new__(self.kind)
-        vars(made).update(self.attributes)
-        Optimizer.__setstate__(made, {})  # hooks and profiling
-        return made
+def _reduced(optimizer: Optimizer) -> Any:
+    if _MARK not in vars(optimizer):
+        return optimizer.__reduce_ex__(2)
+    return copyreg.__newobj__, (type(optimizer),), kept_attributes(optimizer)  # type: ignore[attr-defined]  # typeshed

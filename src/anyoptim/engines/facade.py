@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
-from anyoptim.engines.copies import Whole, kept_attributes
+from anyoptim.engines.copies import copy_whole, kept_attributes
 from anyoptim.engines.loading import after_loading, before_loading
 
 
@@ -25,6 +25,7 @@ class Facade(Optimizer):
     """A scaler hands the scale to the object whose step it calls, so the one inside never sees it."""
 
     def __init__(self, optimizer: Optimizer) -> None:
+        copy_whole(optimizer)
         # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
         self.__setstate__({"optimizer": optimizer})
 
@@ -35,11 +36,7 @@ class Facade(Optimizer):
         return getattr(self.optimizer, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**kept_attributes(self), "optimizer": Whole(self.optimizer)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        inner = state.get("optimizer")
-        super().__setstate__({**state, "optimizer": inner.made_again()} if isinstance(inner, Whole) else state)
+        return kept_attributes(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""

@@ -13,6 +13,7 @@ Which micro-batch is the last of a step, :class:`FusedBackward` reads from accel
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -80,16 +81,16 @@ def _wrap_clipping(undo: ExitStack, accelerator: Any, name: str) -> None:
     original: Callable[..., Any] = getattr(accelerator, name)
 
     @functools.wraps(original)
-    def clip(self: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
+    def clip(self: Any, parameters: Any, largest: float, *args: Any, **kwargs: Any) -> Any:
         parameters = list(parameters)
-        gone = all(each.grad is None for each in parameters)
+        gone = largest < math.inf and all(each.grad is None for each in parameters)  # the Trainer measures with inf
         if gone and any(_updates_in_backward(prepared.optimizer) for prepared in self._optimizers):
             warnings.warn(
-                f"{name} has no effect: the backward pass has used the gradients already. Drop the call, or set"
-                " fused_backward=false in optim_args.",
+                f"{name} has no effect: the backward pass has used the gradients already. Leave it out (in the Trainer"
+                " max_grad_norm=0), or set fused_backward=false in optim_args.",
                 stacklevel=3,
             )
-        return original(self, parameters, *args, **kwargs)
+        return original(self, parameters, largest, *args, **kwargs)
 
     replace(undo, accelerator, name, clip)
 
