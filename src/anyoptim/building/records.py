@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -12,7 +12,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from anyoptim.arguments.settings import Settings
+from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.errors import CheckpointError
+from anyoptim.names.composing import MEMBER
+from anyoptim.names.hyperparameters import Hyperparameter
 from anyoptim.names.spec import OptimizerSpec, Traits
 from anyoptim.text import plain
 
@@ -47,6 +50,27 @@ class Writer:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where groups hold a hyperparameter.
+
+    Args:
+        key: of a group.
+        member: the optimizer of a hybrid whose groups these are; empty: all groups.
+    """
+
+    key: str
+    member: str = ""
+
+    def values(self, groups: Iterable[Mapping[str, object]]) -> list[tuple[int, object]]:
+        """Return the value of each group that has one, with the group's index."""
+        return [
+            (index, group[self.key])
+            for index, group in enumerate(groups)
+            if self.key in group and group.get(MEMBER, self.member) in (self.member, "")
+        ]
+
+
+@dataclass(frozen=True)
 class Record:
     """One optimizer that was built.
 
@@ -54,6 +78,7 @@ class Record:
         writer: its name, implementation and version.
         class_path: of its class, ``module:Class``.
         hyperparameters: every value as planned.
+        places: where groups hold each of them.
         applied_lr: the key of a group that holds the learning rate of the last step.
         traits: of its spec.
     """
@@ -61,6 +86,7 @@ class Record:
     writer: Writer
     class_path: str
     hyperparameters: Mapping[str, object]
+    places: Mapping[str, Place]
     applied_lr: str
     traits: Traits
 
@@ -80,11 +106,20 @@ def stamp(optimizer: Optimizer, spec: OptimizerSpec, settings: Settings) -> None
         writer,
         implementation.class_path,
         {name: setting.value for name, setting in settings.values.items()},
+        {each.name: _place(each, spec) for each in implementation.hyperparameters},
         (spec.fallback.default if spec.fallback else implementation).applied_lr,  # of the first group
         spec.traits,
     )
     optimizer.register_state_dict_post_hook(_sign)
     optimizer.register_load_state_dict_pre_hook(_check)
+    optimizer.register_load_state_dict_post_hook(_complete)
+
+
+def _place(hyperparameter: Hyperparameter, spec: OptimizerSpec) -> Place:
+    if hyperparameter.scope == "wrapper":
+        return Place(hyperparameter.name)
+    own = spec.target_optimizer if spec.fallback else ""
+    return Place(hyperparameter.keyword, hyperparameter.member or own)
 
 
 def built(optimizer: Any) -> Optimizer | None:
@@ -117,10 +152,13 @@ def hyperparameters_in_use(optimizer: Any) -> dict[str, object]:
     if record is None:
         return {}
     found: dict[str, object] = {}
+    scheduled = "initial_lr" in optimizer.param_groups[0]
     for name, planned in record.hyperparameters.items():
-        key = "initial_lr" if name == "lr" and "initial_lr" in optimizer.param_groups[0] else name
-        held = [group[key] for group in optimizer.param_groups if key in group]
-        found[name] = plain(planned if not held or _among(planned, held) else held[0])
+        place = record.places.get(name, Place(name))
+        if place.key == "lr" and scheduled:
+            place = replace(place, key="initial_lr")
+        held = [value for _, value in place.values(optimizer.param_groups)]
+        found[name] = plain(planned if not held or _among(planned, *held) else held[0])
     return found
 
 
@@ -174,15 +212,24 @@ def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             f"This state of {record.writer.name} has groups of {sizes[0]} parameters, the optimizer of {sizes[1]};"
             " resume with the model, optim_target_modules and frozen parameters that it was written with."
         )
-    for name in record.hyperparameters:
-        pairs = [(old[name], new[name]) for old, new in zip(saved, live, strict=True) if name in old and name in new]
-        changed = [pair for pair in pairs if name != "lr" and pair[1] is not None and not _among(pair[0], [pair[1]])]
+    for name, place in record.places.items():
+        before = dict(place.values(saved))
+        pairs = [(before[index], value) for index, value in place.values(live) if index in before]
+        changed = [pair for pair in pairs if place.key != "lr" and pair[1] is not None and not _among(*pair)]
         if changed:
             warnings.warn(
                 f"{record.writer.name}: {name}={changed[0][1]} has no effect: the state that is resumed was written"
                 f" with {name}={changed[0][0]}, which goes on.",
                 stacklevel=5,
             )
+
+
+def _complete(optimizer: Optimizer) -> None:
+    """Give groups the keys that a checkpoint has lost: torch's distributed ones keep none of a group that is empty."""
+    for group in optimizer.param_groups:
+        member = optimizer.owner(group) if isinstance(optimizer, CompositeOptimizer) else optimizer
+        for key, value in member.defaults.items():
+            group.setdefault(key, value)
 
 
 def _missing_keys(saved: Sequence[Mapping[str, object]], live: Sequence[Mapping[str, object]]) -> list[str]:
@@ -195,7 +242,7 @@ def _missing_keys(saved: Sequence[Mapping[str, object]], live: Sequence[Mapping[
     return []
 
 
-def _among(value: object, held: list[object]) -> bool:
+def _among(value: object, *held: object) -> bool:
     return any(plain(value) == plain(each) for each in held)
 
 
