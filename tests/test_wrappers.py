@@ -223,6 +223,126 @@ def test_a_schedule_free_wrapper_saves_the_average(tmp_path: Path, enabled: None
 # ---------------------------------------------------------------- closures
 
 
+def test_slow_weights_start_where_the_first_step_starts() -> None:
+    """With a closure, gradients come within the step."""
+    models = small(), small()
+    for model, closure in zip(models, (True, False), strict=True):
+        optimizer = anyoptim.get_optimizer("lookahead(sgd)", model, lr=0.1, lookahead_k=1, lookahead_alpha=0.5)
+        for number in range(3):
+            evaluate = evaluated(model, number)
+            if closure:
+                optimizer.zero_grad()
+                optimizer.step(evaluate)  # type: ignore[arg-type]  # torch's closure may return a number
+            else:
+                evaluate()
+                optimizer.step()
+    assert largest_difference(*models) == 0
+
+
+@pytest.mark.parametrize("inner_name", ["adamw_torch", "sgd"])
+@pytest.mark.parametrize("wrapper", ["lookahead", "orthograd", "cautious", "schedule_free", "sam"])
+def test_complex_parameters_are_pairs_of_real_ones(wrapper: str, inner_name: str) -> None:
+    """As torch's own optimizers take them; but for ASAM, whose distance is relative to a complex weight's size."""
+    start = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for is_complex in (True, False):
+        model = torch.nn.Module()
+        model.w = torch.nn.Parameter(torch.view_as_complex(start.clone()) if is_complex else start.clone())
+        optimizer: Any = anyoptim.get_optimizer(f"{wrapper}({inner_name})", model, lr=0.05)
+
+        def evaluate(number: int, model: Any = model, optimizer: Any = optimizer) -> float:
+            optimizer.zero_grad()
+            weight = torch.view_as_real(model.w) if model.w.is_complex() else model.w
+            target = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+            loss = (weight - target).pow(2).sum()
+            loss.backward()
+            return float(loss)
+
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        for number in range(1, 5):
+            evaluate(number)
+            if wrapper == "sam":
+                optimizer.step(lambda number=number, evaluate=evaluate: evaluate(number))
+            else:
+                optimizer.step()
+        found.append(torch.view_as_real(model.w).detach() if is_complex else model.w.detach())
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_hooks_of_the_whole_process_run_once_a_step() -> None:
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    for name in (
+        "lookahead(orthograd(muon+lion))",
+        "schedule_free(sgd)",
+        "muon",
+        "heavyball/adamw",
+        "sam(adamw_torch)",
+    ):
+        model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 3))
+        optimizer: Any = anyoptim.get_optimizer(name, model, lr=1e-3)
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        seen: list[object] = []
+        handles = [
+            register_optimizer_step_pre_hook(lambda it, *_, seen=seen: seen.append(it)),
+            register_optimizer_step_post_hook(lambda it, *_, seen=seen: seen.append(it)),
+        ]
+        try:
+            evaluate = evaluated_in_fp32(model)
+            evaluate()
+            optimizer.step(evaluate) if isinstance(optimizer, WithClosure) else optimizer.step()
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert seen == [optimizer] * 2, name
+
+
+def evaluated_in_fp32(model: Model) -> Callable[[], float]:
+    def closure() -> float:
+        model.zero_grad()
+        inputs, wanted = batch(0)
+        loss = torch.nn.functional.mse_loss(model(inputs.float()), wanted.float())
+        loss.backward()
+        return float(loss)
+
+    return closure
+
+
+def test_updates_in_the_backward_pass_run_no_hooks_of_the_whole_process() -> None:
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    model = small()
+    optimizer = anyoptim.get_optimizer("adamw_torch", model, lr=1e-3, fused_backward=True)
+    seen: list[object] = []
+    handle = register_optimizer_step_pre_hook(lambda it, *_: seen.append(it))
+    try:
+        evaluated(model, 0)()
+        optimizer.step()
+    finally:
+        handle.remove()
+    assert seen == [optimizer]
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("sam(adamw_torch)", 1), ("lbfgs", 0)])
+def test_running_statistics_move_once_a_step(name: str, evaluations: int) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)).double()
+    norm: Any = model[1]
+    optimizer: Any = anyoptim.get_optimizer(name, model, lr=1e-2)
+    for number in range(3):
+        evaluate = evaluated(model, number)
+        optimizer.zero_grad()
+        for _ in range(evaluations):
+            evaluate()
+            after = norm.running_mean.clone()
+        optimizer.step(evaluate)
+        if evaluations:  # the statistics are those at the weights themselves
+            assert torch.equal(after, norm.running_mean)
+    assert int(norm.num_batches_tracked) == 3
+
+
 @pytest.mark.trainer
 @pytest.mark.parametrize("name", ["sam(adamw_torch)", "lbfgs"])
 @pytest.mark.parametrize("accumulation", [1, 2])
