@@ -14,7 +14,7 @@ upstream's to the last digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -184,10 +184,21 @@ def random_projection(gradient: Tensor, rank: int, side: Side, seed: int) -> Ten
         seed: any integer below 2**32; the stack of a gradient is drawn from one seed.
     """
     *stack, rows, columns = gradient.shape
-    shape = (*stack, rank, columns) if side == "right" else (*stack, rows, rank)
-    generator = torch.Generator(device=gradient.device).manual_seed(seed % 2**32)
-    drawn = torch.randn(shape, generator=generator, device=gradient.device, dtype=torch.float32)
-    return drawn.div_(math.sqrt(rank)).to(gradient.dtype)
+    shape = [*stack, rank, columns] if side == "right" else [*stack, rows, rank]
+    drawn: Tensor = _drawn(shape, seed % 2**32, gradient.device, rank)
+    return drawn.to(gradient.dtype)
+
+
+@torch.library.custom_op("anyoptim::gaussian", mutates_args=())
+def _drawn(shape: Sequence[int], seed: int, device: torch.device, rank: int) -> Tensor:
+    """Draw from a generator of its own: an operation to torch.compile, which cannot trace one."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).div_(math.sqrt(rank))
+
+
+@_drawn.register_fake
+def _(shape: Sequence[int], seed: int, device: torch.device, rank: int) -> Tensor:
+    return torch.empty(shape, device=device, dtype=torch.float32)
 
 
 def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:

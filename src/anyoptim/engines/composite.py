@@ -89,9 +89,14 @@ class CompositeOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._step_each()
+        return loss
+
+    # each gets a graph of its own: one for all, which share a state, would be made again at every step
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator,no-untyped-call]  # torch's
+    def _step_each(self) -> None:
         for each in self.optimizers.values():
             step_inside(each)
-        return loss
 
     def __getstate__(self) -> dict[str, Any]:
         return kept_attributes(self)

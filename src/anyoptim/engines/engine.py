@@ -270,6 +270,14 @@ def adamw(
         weight_decay: decoupled.
     """
     weight = local(weight)
+    if torch.compiler.is_compiling():
+        # the kernel's numbers would be constants of a graph, which a compiler fuses without it
+        exp_avg, exp_avg_sq, gradient = local(exp_avg), local(exp_avg_sq), local(gradient)
+        weight.mul_(1 - lr * weight_decay)
+        exp_avg.lerp_(gradient, 1 - betas[0])
+        exp_avg_sq.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+        weight.addcdiv_(exp_avg, exp_avg_sq.sqrt().add_(eps), value=-lr * correction)
+        return
     # the kernel reads memory in order, whatever the strides
     target = weight.contiguous()
     torch._fused_adamw_(

@@ -155,7 +155,8 @@ class FusedBackward(Facade):
             for parameter, _ in waiting:
                 parameter.grad = None
         self._clip_factor = None
-        self.attach()
+        if not torch.compiler.is_compiling():
+            self.attach()
         return loss
 
     def clip_grad_norm(self, loss: Tensor, max_norm: float) -> Tensor:

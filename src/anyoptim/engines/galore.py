@@ -10,7 +10,7 @@ NaN, as it spoils weights in torch: the decomposition itself would raise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from anyoptim.engines.low_rank import (
 from anyoptim.engines.quantized import codebook, dequantize, quantize
 
 _SMALLEST = 4096
-_SIGNED = MappingProxyType({"exp_avg": True, "exp_avg_sq": False})
+_SIGNED = {"exp_avg": True, "exp_avg_sq": False}
 _BOTH: tuple[Side, Side] = ("left", "right")
 
 
@@ -83,8 +83,6 @@ class GaLoreAdamW(GaLore):
         ValueError: a parameter of a group with ``rank`` is no matrix and no stack of matrices.
     """
 
-    _codebooks: Mapping[tuple[str, torch.device], Tensor] = MappingProxyType({})
-
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -104,6 +102,7 @@ class GaLoreAdamW(GaLore):
             "optim_bits": optim_bits,
         }
         super().__init__(params, defaults)
+        self._codebooks: dict[tuple[str, torch.device], Tensor] = {}
 
     def update_plain(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         """AdamW's step; see :class:`LowRank`."""
@@ -151,7 +150,7 @@ class GaLoreAdamW(GaLore):
 
     def _codebook(self, name: str, device: torch.device) -> Tensor:
         if (name, device) not in self._codebooks:
-            self._codebooks = {**self._codebooks, (name, device): codebook(_SIGNED[name], device)}
+            self._codebooks[name, device] = codebook(_SIGNED[name], device)
         return self._codebooks[name, device]
 
 

@@ -42,6 +42,8 @@ class Lookahead(Wrapper):
             UnsupportedError: a CUDA graph is being captured.
         """
         refuse_capture(self)
+        if torch.compiler.is_compiling() and self.starts(_SLOW):
+            return self.step_uncompiled(closure)  # type: ignore[no-any-return]  # torch's decorator
         before: dict[Tensor, Tensor] = {}
 
         def keep() -> None:

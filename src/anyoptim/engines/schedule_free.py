@@ -80,6 +80,8 @@ class ScheduleFree(Wrapper):
             UnsupportedError: a CUDA graph is being captured.
         """
         refuse_capture(self)
+        if torch.compiler.is_compiling() and self.starts(_Z):
+            return self.step_uncompiled(closure)  # type: ignore[no-any-return]  # torch's decorator
         if not all(group["train_mode"] for group in self.param_groups):
             raise OptimError("schedule_free is in evaluation mode; call train() on the optimizer before step().")
         loss = self.evaluated(closure)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,6 +24,8 @@ def step_inside(optimizer: Optimizer, closure: Callable[[], float] | None = None
         closure: computes the loss again and returns it.
     """
     step: Any = _step_of(optimizer)
+    if torch.compiler.is_compiling():  # torch's decorators around a step break graphs, and hooks run outside
+        step = inspect.unwrap(step)
     args: Any = (optimizer,) if closure is None else (optimizer, closure)
     if not getattr(step, "hooked", False):
         return step(*args)

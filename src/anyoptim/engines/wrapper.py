@@ -49,6 +49,19 @@ class Wrapper(Facade):
         super().load_state_dict(state_dict)
         self._complete()
 
+    def starts(self, key: str) -> bool:
+        """Whether a parameter with a gradient has nothing of the wrapper's own, kept under ``key``, in its state yet.
+
+        A step that starts is not to be compiled: torch.compile lets many an inner optimizer make its state behind the
+        graph's back (``_init_group``), and what the graph knows of the state would overwrite it.
+        """
+        return any(key not in self.state.get(parameter, {}) for _, parameter in self.with_gradients())
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
+    def step_uncompiled(self, closure: Callable[[], float] | None) -> float | None:
+        """Step as if nothing was compiled."""
+        return type(self).step.__wrapped__(self, closure)  # type: ignore[attr-defined,no-any-return]  # torch's hooks
+
     def with_gradients(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Yield the parameters that have a gradient, each with its group."""
         for group in self.param_groups:

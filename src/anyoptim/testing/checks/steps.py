@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch._dynamo
+from torch._dynamo.testing import CompileCounter
 
 from anyoptim.testing.checks.verdicts import ENOUGH, NotApplicable, expect
 from anyoptim.testing.subject import Subject, batch, moved, weights
@@ -57,25 +59,40 @@ def fp16_parameters(subject: Subject) -> str:
 
 
 def compiles(subject: Subject) -> str:
-    """Its step under torch.compile gives the weights of the plain step."""
+    """Its step under torch.compile gives the weights of the plain step; of ours, no graph is made after the warm-up.
+
+    A package's own is compiled for two steps only: many are compiled anew with every step count, for seconds.
+    """
     if subject.spec.traits.needs_closure or subject.spec.traits.second_order:
         raise NotApplicable("its step runs the model")
+    ours = subject.spec.package == "anyoptim"
     results = []
+    graphs: list[int] = []
     for compiled in (False, True):
         model = subject.model()
         optimizer = subject.build(model)
+        counter = CompileCounter()
         if compiled:
             torch.compiler.reset()
             # the tracing, not the code generator, is what an optimizer can fail
-            compiled_step: Any = torch.compile(optimizer.step, backend="eager")
+            compiled_step: Any = torch.compile(optimizer.step, backend=counter)
             optimizer.step = compiled_step  # type: ignore[method-assign]  # of this object only
-        for seed in range(2):
-            subject.step(model, optimizer, seed)
-        results.append(weights(model))
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=ours):
+            for seed in range(_COMPILED if ours and compiled else 2):
+                subject.step(model, optimizer, seed)
+                graphs.append(counter.frame_count)
+                if seed == 1:
+                    results.append(weights(model))
     largest = max(float((results[0][name] - results[1][name]).abs().max()) for name in results[0])
     # compiled, step counts are tensors, so that bias corrections round otherwise
     expect(largest <= 2e-5, f"weights differ by {largest:.1e}")
+    late = graphs[-1] - graphs[-_COMPILED // 2] if ours else 0
+    expect(late == 0, f"{late} graphs are made after {_COMPILED // 2} steps")
     return f"weights within {largest:.0e}" if largest else "bit-equal"
+
+
+_COMPILED = 14
+"""Steps of a compiled engine; half of them are its warm-up, with a step of lookahead's slow weights in it."""
 
 
 def _in_dtype(subject: Subject, dtype: torch.dtype) -> str:
