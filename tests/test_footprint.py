@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from toys import NAMES, llama, needs_of
 
 import anyoptim
@@ -229,3 +233,50 @@ def test_apollo_holds_what_its_paper_says(rank: int) -> None:
     formula = sum(2 * max(each.shape) * rank * each.element_size() for each in matrices)
     found = PAPERS.state_bytes("apollo_adamw", model, rank)
     assert 0 <= found - formula <= 64 * len(matrices)
+
+
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    """Counts the bytes of storages that operations make and that are still there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and each.untyped_storage()._cdata not in given | self._known:
+                storage = each.untyped_storage()
+                self._known.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return result
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+@pytest.mark.parametrize("wrapper", ["lookahead", "orthograd", "cautious", "schedule_free", "sam"])
+@pytest.mark.parametrize("inner_name", ["sgd", "lomo"])
+def test_copies_that_a_step_holds_are_predicted(wrapper: str, inner_name: str) -> None:
+    """Beside them there are no more than a few tensors of one parameter's size."""
+    model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(12)))
+    planned = anyoptim.plan(f"{wrapper}({inner_name})", model, lr=1e-3)
+    optimizer: Any = planned.build()
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+
+    for tracker in (contextlib.nullcontext(), live := Live()):  # the first step makes the state
+        for each in model.parameters():
+            each.grad = torch.ones_like(each)
+        with tracker:
+            optimizer.step(lambda: 0.0) if wrapper == "sam" else optimizer.step()
+    one = next(model.parameters()).nbytes
+    predicted = planned.footprint().step
+    assert predicted == {"cautious": 2, "schedule_free": 1, "sam": 1}.get(wrapper, 0) * 12 * one
+    assert predicted <= live.most <= predicted + 6 * one
+    assert ("copies in a step" in str(planned)) == (predicted > 0)

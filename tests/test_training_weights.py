@@ -192,3 +192,21 @@ def test_two_trainings_in_a_row(name: str, tmp_path: Path) -> None:
     finished = run(name, tmp_path, total=4)
     finished.train()
     assert inner(finished.optimizer).param_groups[0]["train_mode"] is False
+
+
+@trainer
+@pytest.mark.parametrize("name", ["schedule_free_radamw", "schedule_free_adamw", "schedule_free_sgd"])
+def test_transformers_alone_goes_on_from_our_checkpoint(name: str, tmp_path: Path) -> None:
+    """It knows these names: the model file holds the average, and the state says so."""
+    fields = {"save_strategy": "steps", "save_steps": 8, "optim_args": None}
+    ours = run(name, tmp_path, **fields)
+    anyoptim.disable()
+    model = llama()
+    needs = {**needs_of(name), "max_steps": 12, **fields}
+    theirs = Trainer(model, arguments(tmp_path, optim=name.replace("radamw", "radam"), **needs), train_dataset=data())
+    theirs.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    theirs.optimizer.eval()
+    anyoptim.enable()
+    assert type(inner(theirs.optimizer)).__module__.startswith("schedulefree")
+    found, expected = weights(model), weights(ours.model)
+    assert max(float((found[key] - value).abs().max()) for key, value in expected.items()) < 1e-5

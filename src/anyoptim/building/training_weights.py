@@ -78,7 +78,8 @@ class TrainingWeights:
                 state_dict["state"][index] = {**state_dict["state"][index], _KEY: weight}
         for group in state_dict["param_groups"]:
             if "train_mode" in group:
-                group["train_mode"] = True
+                # as the model is that is saved beside it, so that who knows nothing of ours resumes it, too
+                group["train_mode"] = not kept
 
 
 def training_weights_of(optimizer: Optimizer | None) -> TrainingWeights | None:
@@ -94,9 +95,14 @@ def average_in_place(optimizer: Optimizer | None) -> AbstractContextManager[None
 
 @torch.no_grad()
 def _restore(optimizer: Optimizer) -> None:
+    training = False
     for parameter in _parameters(optimizer):
         if _KEY in optimizer.state.get(parameter, {}):
             parameter.copy_(optimizer.state[parameter][_KEY])
+            training = True
+    if training:
+        for group in _groups(optimizer):
+            group["train_mode"] = True
 
 
 def _drop(optimizer: Optimizer, *_: object) -> None:

@@ -43,6 +43,7 @@ SPECS = (
             native(
                 "cautious:Cautious",
                 Hyperparameter("eps", float, 1e-3, "least share of elements that agree", POSITIVE),
+                step_copies=2,
             ),
         ),
         cannot_wrap={
@@ -61,6 +62,7 @@ SPECS = (
                 Hyperparameter("momentum", float, 0.9, "between the newest weights (0) and the average (1)", DECAY),
                 Hyperparameter("weight_lr_power", float, 2.0, "power of the learning rate in the average's weights"),
                 Hyperparameter("r", float, 0.0, "power of the step in the average's weights"),
+                step_copies=1,
             ),
         ),
         cannot_wrap={
@@ -78,6 +80,7 @@ SPECS = (
                 "sam:SAM",
                 Hyperparameter("rho", float, 0.05, "distance of that point", NON_NEGATIVE),
                 flag("adaptive", "measure it relative to each weight (ASAM)"),
+                step_copies=1,
             ),
         ),
         cannot_wrap={"needs_closure": _TWICE, "second_order": _TWICE},

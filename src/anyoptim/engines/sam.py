@@ -44,23 +44,24 @@ class SAM(Wrapper):
         """
         if closure is None:
             raise UnsupportedError("sam evaluates the loss twice in every step: pass step() a closure.")
-        slopes: list[tuple[Tensor, Tensor, dict[str, Any]]] = []
-        for group, parameter in self.with_gradients():
-            assert parameter.grad is not None
-            slope = parameter.grad * parameter.abs() if group["sam_adaptive"] else parameter.grad
-            slopes.append((parameter, slope, group))
-        norms = [whole(torch.linalg.vector_norm(slope)) for _, slope, _ in slopes]
+        held = list(self.with_gradients())
+        norms = [whole(torch.linalg.vector_norm(_slope(group, parameter))) for group, parameter in held]
         together = [norm.to(norms[0].device) for norm in norms]  # a model may be on several devices
         norm = torch.linalg.vector_norm(torch.stack(together)) if norms else torch.zeros(())
-        before = [parameter.detach().clone() for parameter, _, _ in slopes]
-        for parameter, slope, group in slopes:
-            reach = group["sam_rho"] / (norm + 1e-12)
+        before = [parameter.detach().clone() for _, parameter in held]
+        for group, parameter in held:
+            slope, reach = _slope(group, parameter), group["sam_rho"] / (norm + 1e-12)
             parameter.add_((slope * parameter.abs() if group["sam_adaptive"] else slope) * reach.to(slope.device))
         try:
             with torch.enable_grad():
                 loss = closure()
         finally:
-            for (parameter, _, _), weight in zip(slopes, before, strict=True):
+            for (_, parameter), weight in zip(held, before, strict=True):
                 parameter.copy_(weight)
         step_inside(self.optimizer)
         return loss
+
+
+def _slope(group: dict[str, Any], parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad * parameter.abs() if group["sam_adaptive"] else parameter.grad

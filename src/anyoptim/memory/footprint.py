@@ -58,6 +58,7 @@ class Footprint:
         gradients: as many as are there at once: all, or the largest layer's where the backward pass consumes them.
         state: of the optimizer after its first step; ``None`` if unknown.
         master_weights: the copy in fp32 that DeepSpeed keeps.
+        step: copies of the trainable weights that a wrapper holds during a step.
         gradients_of: ``"all parameters"`` or ``"the largest layer"``.
         state_from: how the state was found.
     """
@@ -66,6 +67,7 @@ class Footprint:
     gradients: int
     state: int | None
     master_weights: int
+    step: int
     gradients_of: str
     state_from: str
 
@@ -74,7 +76,7 @@ class Footprint:
         """All of them together; ``None`` if the state is unknown."""
         if self.state is None:
             return None
-        return self.weights + self.gradients + self.state + self.master_weights
+        return self.weights + self.gradients + self.state + self.master_weights + self.step
 
     def to_dict(self) -> dict[str, object]:
         """Return it as plain values that JSON can hold."""
@@ -124,6 +126,8 @@ def footprint(
         spread = Sharding()
     weights = sum(_piece(each, ranks if spread.weights else 1) for each in plan.model.parameters())
     gradients, gradients_of = _gradients(plan, ranks if spread.gradients else 1, spread)
+    copies = sum(each.default.step_copies for each in plan.spec.wrappers)
+    step = copies * sum(_piece(each.parameter, ranks if spread.weights else 1) for each in plan.routing.routes)
     master = 0
     if spread.flat:
         flat = _flat(plan, ranks)
@@ -134,7 +138,7 @@ def footprint(
             state = state_memory(plan, shard)
     else:
         state = state_memory(plan) if state_alone is None else state_alone()
-    return Footprint(weights, gradients, state.total, master, gradients_of, state.method)
+    return Footprint(weights, gradients, state.total, master, step, gradients_of, state.method)
 
 
 def _gradients(plan: Blueprint, ranks: int, spread: Sharding) -> tuple[int, str]:

@@ -58,6 +58,7 @@ class Implementation:
         unsteady: checks that it fails on some machines, with the reason: a last digit decides.
         updates_in_backward: its class has hooks of its own that update on every backward pass, so gradients
             neither accumulate nor are reduced over processes.
+        step_copies: copies of the trainable weights that a step of a wrapper holds until its end.
         applied_lr: the key of a group that holds the learning rate of the last step.
         target_roles: the roles that a target may have.
     """
@@ -81,6 +82,7 @@ class Implementation:
     limits: Mapping[str, str] = field(default_factory=dict)
     unsteady: Mapping[str, str] = field(default_factory=dict)
     updates_in_backward: bool = False
+    step_copies: int = 0
     applied_lr: str = "lr"
     target_roles: frozenset[Role] = EVERY_ROLE
 

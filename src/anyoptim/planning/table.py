@@ -90,6 +90,8 @@ def _memory_table(plan: Blueprint, memory: Mapping[str, Footprint], ranks: int, 
     shown = ["weights", "gradients", "state", "total"]
     if own.master_weights:
         shown.insert(1, "master_weights")
+    if own.step:
+        shown.insert(-1, "step")
     for row in shown:
         table.add_row(_MEMORY[row], *(format_bytes(getattr(each, row)) for each in memory.values()))
     trained = sum(route.place.numel for route in plan.routing.routes)
@@ -108,6 +110,7 @@ _MEMORY = {
     "master_weights": "weights in fp32",
     "gradients": "gradients",
     "state": "optimizer state",
+    "step": "copies in a step",
     "total": "together",
 }
 
