@@ -32,9 +32,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from toys import llama, needs_of, plain_steps, weights
 
 import anyoptim
+from anyoptim.engines.apollo import APOLLOAdamW
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.engine import part
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.engines.galore import GaLoreAdafactor, GaLoreAdamW
+from anyoptim.engines.grokadamw import GrokAdamW
+from anyoptim.engines.muon import Muon
 
 LOW_RANK = [
     name for name in ENGINES if any(each.name == "rank" for each in anyoptim.optimizer_info(name).hyperparameters)
@@ -275,3 +279,25 @@ def test_a_part_is_what_belongs_to_this_process() -> None:
         # of two factors, the side that the other one shares stays whole
         assert torch.equal(part(left, weight, shared=-1), first)
         assert torch.equal(part(right, weight, shared=-2), second)
+
+
+def test_adalomo_takes_the_size_of_a_complex_gradient() -> None:
+    """|g|^2, so a direction in the plane counts as it does for torch's own."""
+    turned = []
+    for turn in (1, 1j):
+        model = torch.nn.Module()
+        model.w = torch.nn.Parameter(torch.tensor([1 + 0j]) * turn)
+        optimizer = anyoptim.get_optimizer("adalomo", model, lr=0.1)
+        model.w.grad = torch.tensor([1j]) * turn
+        optimizer.step()
+        turned.append(model.w.detach() / turn)
+    torch.testing.assert_close(turned[0], turned[1])
+    torch.testing.assert_close(turned[0], torch.tensor([1 - 0.1j]))
+
+
+@pytest.mark.parametrize("engine", [GrokAdamW, APOLLOAdamW, GaLoreAdamW, GaLoreAdafactor, Muon])
+def test_complex_parameters_are_refused_where_the_method_is_for_real_ones(engine: Any) -> None:
+    parameter = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
+    parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(anyoptim.UnsupportedError, match="is complex; leave it out of the target modules"):
+        engine([parameter]).step()
