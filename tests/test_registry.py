@@ -216,9 +216,7 @@ def test_a_name_of_any_length_is_one_sentence(name: str) -> None:
 
 
 @pytest.mark.usefixtures("restored_registry")
-def test_a_class_path_calls_no_function_that_is_not_registered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_class_path_calls_no_function_that_is_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "strangers_module.py").write_text(
         "import torch, anyoptim\n"
         "def bare(params, lr=0.1):\n    raise SystemExit('called')\n"

@@ -149,7 +149,9 @@ def _pair(name: str) -> OptimizerSpec:
     """Return the hybrid of two names."""
     matrix, _, rest = name.partition("+")
     if not matrix or not rest or "+" in rest:
-        raise UnknownOptimizerError(f"{shortened(name)} is no pair; write it as matrix_optimizer+fallback, such as 'muon+lion'.")
+        raise UnknownOptimizerError(
+            f"{shortened(name)} is no pair; write it as matrix_optimizer+fallback, such as 'muon+lion'."
+        )
     first, second = optimizer_info(matrix), optimizer_info(rest)
     return composing.pair(
         first,
@@ -323,7 +325,8 @@ def _class_path(path: str) -> OptimizerSpec:
     module_name, _, attribute = path.partition(":")
     if os.environ.get(CLASS_PATHS, "").lower() in ("off", "0", "false"):
         raise UnknownOptimizerError(
-            f"{shortened(path)} is a class path, and {CLASS_PATHS}={os.environ[CLASS_PATHS]} allows registered names only."
+            f"{shortened(path)} is a class path, and {CLASS_PATHS}={os.environ[CLASS_PATHS]} allows registered names"
+            " only."
         )
     if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
         raise UnknownOptimizerError(f"{shortened(path)} is not a class path; write it as package.module:Class.")
