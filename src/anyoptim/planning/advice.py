@@ -82,6 +82,8 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         )
     if fields.get("fp16") is True:
         _refuse_loss_scaling(spec, settings)
+    if fields.get("auto_find_batch_size") is True:
+        _refuse_another_attempt(spec, settings, fields)
     if uses_deepspeed(fields):
         _refuse_deepspeed(spec, settings)
     members = [(spec.target_optimizer, implementation)]
@@ -127,6 +129,20 @@ def _refuse_loss_scaling(spec: OptimizerSpec, settings: Settings) -> None:
             raise UnsupportedError(f"{spec.name} {what}, where fp16 gradients are still scaled; use bf16=True.")
 
 
+def _refuse_another_attempt(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
+    """Raise where a step that ran out of memory has moved weights already, from which another would go on."""
+    cases = {
+        "updates inside the backward pass": _updates_before_step(settings, fields),
+        "moves the weights to evaluate the loss again": spec.traits.needs_closure,
+    }
+    for what, does in cases.items():
+        if does:
+            raise UnsupportedError(
+                f"{spec.name} {what}, so a batch that does not fit would leave weights half-way; set"
+                " auto_find_batch_size=False and a per_device_train_batch_size that fits."
+            )
+
+
 def _refuse_unusable(spec: OptimizerSpec, implementation: Implementation) -> None:
     """Raise for what cannot train here: a package that is not there is said when it is loaded."""
     for each in (implementation, *((spec.fallback.default,) if spec.fallback else ())):
@@ -168,11 +184,16 @@ def is_sharded(fields: Fields, routing: Routing | None) -> bool:
     return held or bool(fields.get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
+def _updates_before_step(settings: Settings, fields: Fields) -> bool:
+    """Whether the backward pass moves weights; under DDP, updates wait for ``step()``."""
+    return settings.in_backward and (is_sharded(fields, None) or not several_processes())
+
+
 def _clipping(spec: OptimizerSpec, settings: Settings, fields: Fields) -> Iterator[str]:
     largest = fields.number("max_grad_norm") or 0
     if largest <= 0:
         return
-    if settings.in_backward and (is_sharded(fields, None) or not several_processes()):
+    if _updates_before_step(settings, fields):
         yield (
             f"max_grad_norm={largest} has no effect: {spec.name} updates inside the backward"
             " pass, before the norm of all gradients is known; set max_grad_norm=0"
