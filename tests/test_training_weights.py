@@ -192,3 +192,29 @@ def test_two_trainings_in_a_row(name: str, tmp_path: Path) -> None:
     finished = run(name, tmp_path, total=4)
     finished.train()
     assert inner(finished.optimizer).param_groups[0]["train_mode"] is False
+
+
+IN_A_LOOP = [
+    *("schedule_free_adamw", "schedule_free_sgd", "schedule_free(adamw_torch)", "muon+schedule_free_adamw"),
+    *("heavyball/sfadamw", "pytorch_optimizer/schedulefreeadamw"),
+]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", IN_A_LOOP)
+def test_the_average_is_never_trained(name: str, fused: bool) -> None:
+    """A loop that forgot train(), or did not call it again after eval()."""
+    if fused and not any(each.name == "fused_backward" for each in anyoptim.optimizer_info(name).hyperparameters):
+        return
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    optimizer: Any = anyoptim.get_optimizer(name, model, lr=0.1, **({"fused_backward": True} if fused else {}))
+    optimizer.train()
+    model(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.eval()
+    before = weights(model)
+    with pytest.raises(anyoptim.UnsupportedError, match=r"call optimizer\.train\(\) before training"):
+        model(torch.ones(2, 8)).sum().backward()
+        optimizer.step()
+    assert same_weights(weights(model), before)

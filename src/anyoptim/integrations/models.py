@@ -80,7 +80,7 @@ def _architecture(config: Any) -> Any:
     name = next(iter(getattr(config, "architectures", None) or ()), None)
     if name is None:
         return None
-    found = getattr(transformers, str(name), None)
+    found: Any = getattr(transformers, str(name), None)
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
     if not (is_model and found.config_class is not None and isinstance(config, found.config_class)):
         raise OptimError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from anyoptim.arguments.fields import Fields
@@ -72,20 +73,30 @@ def advise(
     yield from _scale(settings, routing)
 
 
-def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> None:
-    """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
+def refuse(
+    spec: OptimizerSpec,
+    settings: Settings,
+    fields: Fields,
+    routing: Routing | None,
+    model: nn.Module | None = None,
+) -> None:
+    """Raise an ``UnsupportedError`` for a combination that would train wrongly.
+
+    Args:
+        spec: the optimizer.
+        settings: its resolved hyperparameters.
+        fields: TrainingArguments, or what stands for it.
+        routing: ``None`` when planned without a model.
+        model: whose adapters may read gradients.
+    """
     implementation = settings.implementation
     _refuse_unusable(spec, implementation)
+    _refuse_fields(spec, settings, fields)
+    _refuse_adapters(spec, settings, fields, model)
     if implementation.takes == "parameters" and is_sharded(fields, None):
         raise UnsupportedError(
             f"{spec.name} keeps the parameters it was built with, which accelerate replaces under FSDP2; take DDP."
         )
-    if fields.get("fp16") is True:
-        _refuse_loss_scaling(spec, settings)
-    if fields.get("auto_find_batch_size") is True:
-        _refuse_another_attempt(spec, settings, fields)
-    if uses_deepspeed(fields):
-        _refuse_deepspeed(spec, settings)
     members = [(spec.target_optimizer, implementation)]
     if spec.fallback is not None:
         members.append((spec.fallback.name, spec.fallback.default))
@@ -118,6 +129,15 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         )
 
 
+def _refuse_fields(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
+    if fields.get("fp16") is True:
+        _refuse_loss_scaling(spec, settings)
+    if fields.get("auto_find_batch_size") is True:
+        _refuse_another_attempt(spec, settings, fields)
+    if uses_deepspeed(fields):
+        _refuse_deepspeed(spec, settings)
+
+
 def _refuse_loss_scaling(spec: OptimizerSpec, settings: Settings) -> None:
     cases = {
         "updates inside the backward pass": settings.in_backward,
@@ -140,6 +160,18 @@ def _refuse_another_attempt(spec: OptimizerSpec, settings: Settings, fields: Fie
             raise UnsupportedError(
                 f"{spec.name} {what}, so a batch that does not fit would leave weights half-way; set"
                 " auto_find_batch_size=False and a per_device_train_batch_size that fits."
+            )
+
+
+def _refuse_adapters(spec: OptimizerSpec, settings: Settings, fields: Fields, model: nn.Module | None) -> None:
+    """Raise where PEFT's adapters read gradients between the backward pass and the next one."""
+    configs = getattr(model, "peft_config", None)
+    for config in configs.values() if isinstance(configs, Mapping) else ():
+        kind = getattr(config, "peft_type", None)
+        if getattr(kind, "value", kind) == "ADALORA" and _updates_before_step(settings, fields):
+            raise UnsupportedError(
+                f"{spec.name} updates inside the backward pass, but AdaLoRA's update_and_allocate() reads the gradients"
+                " after it; set fused_backward=false in optim_args."
             )
 
 
