@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import json
@@ -47,7 +48,7 @@ def footprint() -> dict[str, object]:
         "missing": OptimizerNames._missing_,
         "owners": [
             {key: value for key, value in vars(owner).items() if callable(value) or isinstance(value, staticmethod)}
-            for owner in (Trainer, Accelerator, transformers.trainer, modelcard, emergency)
+            for owner in (Trainer, Accelerator, transformers.trainer, modelcard, emergency, argparse._ActionsContainer)
         ],
         "where our log lines go": logging.getLogger("anyoptim").parent,
     }

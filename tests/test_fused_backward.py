@@ -16,7 +16,7 @@ import torch.utils.checkpoint
 from accelerate import Accelerator
 from engines import FUSED, SHAPES, STACKS, Net, build, distance, gradients
 from torch import nn
-from toys import NAMES, arguments, inner, llama, needs_of, plain_steps, same_weights, train, weights
+from toys import NAMES, arguments, inner, llama, lora, needs_of, plain_steps, same_weights, train, weights
 from transformers import Trainer
 
 import anyoptim
@@ -456,3 +456,19 @@ def assert_same(left: Any, right: Any) -> None:
             assert_same(*pair)
     else:
         assert left == right
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "lomo"])
+def test_adapters_that_read_gradients_are_refused(name: str) -> None:
+    """AdaLoRA's update_and_allocate() stands between the backward pass and the next one."""
+    from peft import AdaLoraConfig, get_peft_model
+
+    model = get_peft_model(llama(), AdaLoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", total_step=20))
+    with pytest.raises(anyoptim.UnsupportedError, match=r"AdaLoRA's update_and_allocate\(\) reads the gradients"):
+        anyoptim.get_optimizer(name, model, fused_backward=True)
+    optimizer = anyoptim.get_optimizer(name, model, fused_backward=False)
+    batch = torch.arange(16).unsqueeze(0)
+    model(input_ids=batch, labels=batch).loss.backward()
+    model.base_model.update_and_allocate(0)
+    optimizer.step()
+    anyoptim.get_optimizer(name, lora(), fused_backward=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from engines import MATRICES, Net, build, last
+from torch.utils.data import Subset
 from toys import arguments, data, inner, llama, needs_of, train
 from transformers import Trainer, TrainerCallback
 
@@ -95,6 +96,23 @@ def test_the_trainer_reports_its_losses(tmp_path: Path) -> None:
     signal, alpha = seen[11]
     assert signal == pytest.approx((eval_loss - train_loss) / eval_loss) and signal > 0
     assert alpha == pytest.approx(0.98 * math.exp(-0.1 * signal)) and alpha < 0.98
+
+
+@pytest.mark.trainer
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("name", ["grokadamw", "lookahead(grokadamw)", "muon+grokadamw"])
+def test_several_evaluation_sets_are_one_loss(name: str, tmp_path: Path) -> None:
+    rows = torch.randint(256, (8, 32), generator=torch.Generator().manual_seed(0))
+    sets = {"noise": [{"input_ids": row, "labels": row} for row in rows], "text": Subset(data(), range(8))}
+    args = arguments(
+        tmp_path, optim=name, max_steps=4, eval_strategy="steps", eval_steps=2, learning_rate=1e-3, max_grad_norm=0.0
+    )
+    trainer = train(llama(), args, eval_dataset=sets)
+    logged = {key: row[key] for row in trainer.state.log_history for key in row}
+    held = [group["eval_loss"] for group in inner(trainer.optimizer).param_groups if "eval_loss" in group]
+    mean = (logged["eval_noise_loss"] + logged["eval_text_loss"]) / 2
+    assert held and held == pytest.approx([mean] * len(held))
+    assert logged["eval_noise_loss"] != logged["eval_text_loss"]
 
 
 @pytest.mark.trainer

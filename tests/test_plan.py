@@ -189,6 +189,14 @@ def test_weight_decay_of_an_optimizer_without(restored_registry: None) -> None:
     ("name", "args", "error", "message"),
     [
         ("lomo", {"fp16": True}, anyoptim.UnsupportedError, "use bf16=True"),
+        ("lomo", {"auto_find_batch_size": True}, anyoptim.UnsupportedError, "set auto_find_batch_size=False"),
+        ("lbfgs", {"auto_find_batch_size": True}, anyoptim.UnsupportedError, "set auto_find_batch_size=False"),
+        (
+            "adamw_torch",
+            {"optim_args": "fused_backward=true", "auto_find_batch_size": True},
+            anyoptim.UnsupportedError,
+            "updates inside the backward pass, so a batch that does not fit",
+        ),
         ("grokadamw", {"optim_args": "fused_backward=true"}, anyoptim.UnsupportedError, "place among those"),
         ("lomo", {"deepspeed": "ds.json"}, anyoptim.UnsupportedError, "flat pieces of parameters that DeepSpeed"),
         ("schedule_free_sgd", {"deepspeed": "ds.json"}, anyoptim.UnsupportedError, "cannot put its average into"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,21 @@ def test_the_line_to_paste_is_valid_and_plans_what_it_says(name: str) -> None:
         assert planned.footprint().total == each.footprint.total
         unsuited = ("far ", "lr_scheduler_type", "max_grad_norm")
         assert not [one for one in planned.advice if any(word in one for word in unsuited)]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("set_seed", "Trainer", "AutoModel", "AutoModelForCausalLM", "LlamaConfig", "PreTrainedModel", "BertModel"),
+        *("logging", "NoSuch", "__doc__", "", 7, ["LlamaModel"]),
+    ],
+)
+def test_a_configuration_calls_no_other_thing_than_its_model(named: object, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    sizes = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config.write_text(json.dumps({"model_type": "llama", "num_attention_heads": 2, "architectures": [named], **sizes}))
+    with pytest.raises(anyoptim.OptimError, match="is no model of transformers"):
+        meta_model(str(config), "bf16")
 
 
 def test_a_suggested_rate_is_a_usual_one() -> None:

@@ -6,12 +6,13 @@ import inspect
 import json
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toys import NAMES, llama
+from toys import NAMES, arguments, llama
 
 import anyoptim
 from anyoptim.names import registry
@@ -185,6 +186,81 @@ def test_a_name_that_exists() -> None:
 def test_class_paths_that_do_not_work(path: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         anyoptim.optimizer_info(path)
+
+
+def test_an_enum_member_is_its_value(tmp_path: Path) -> None:
+    class Names(str, Enum):
+        MINE = "adamw_torch"
+        WRAPPED = "lookahead(SGD)"
+
+    args = arguments(tmp_path, optim="adamw_torch", learning_rate=0.5)
+    optimizer = anyoptim.get_optimizer(args.optim, llama(), args)
+    assert type(optimizer) is torch.optim.AdamW and optimizer.param_groups[0]["lr"] == 0.5
+    assert anyoptim.optimizer_info(Names.MINE).name == "adamw_torch"
+    assert anyoptim.plan(Names.WRAPPED, None).spec.name == "lookahead(sgd)"
+    assert anyoptim.list_optimizers(Names.MINE) == ["adamw_torch"]
+    assert anyoptim.parse_optim_args("lr=0.5", Names.MINE) == {"lr": 0.5}
+    with pytest.raises(anyoptim.UnknownOptimizerError, match="called 'apolo'"):
+        anyoptim.optimizer_info(Enum("Others", {"A": "apolo"}).A)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lookahead(" * 3000, "lookahead(" * 3000 + "sgd" + ")" * 3000, "(" * 3000, "a" * 99999, "+" * 3000, ")" * 3000],
+    ids=["open", "nested", "brackets", "long", "pluses", "closed"],
+)
+def test_a_name_of_any_length_is_one_sentence(name: str) -> None:
+    with pytest.raises(anyoptim.UnknownOptimizerError) as caught:
+        anyoptim.optimizer_info(name)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.usefixtures("restored_registry")
+def test_a_class_path_calls_no_function_that_is_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "strangers_module.py").write_text(
+        "import torch, anyoptim\n"
+        "def bare(params, lr=0.1):\n    raise SystemExit('called')\n"
+        "@anyoptim.register('strangers_sgd')\n"
+        "def known(params, lr=0.1):\n    return torch.optim.SGD(params, lr=lr)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for path in ("strangers_module:bare", "os:system", "torch:compile"):
+        with pytest.raises(anyoptim.UnknownOptimizerError, match=r"names a subclass of torch\.optim\.Optimizer"):
+            anyoptim.get_optimizer(path, llama())
+    assert type(anyoptim.get_optimizer("strangers_module:known", llama())) is torch.optim.SGD
+
+
+def test_class_paths_can_be_switched_off(tmp_path: Path) -> None:
+    (tmp_path / "strangers_module.py").write_text("raise SystemExit('imported')\n")
+    program = (
+        "import os, anyoptim\n"
+        "os.environ['ANYOPTIM_CLASS_PATHS'] = 'off'\n"
+        "for name in ('strangers_module:Thing', 'lookahead(strangers_module:Thing)', 'muon+strangers_module:Thing'):\n"
+        "    try:\n"
+        "        anyoptim.optimizer_info(name)\n"
+        "    except anyoptim.UnknownOptimizerError as error:\n"
+        "        print('ANYOPTIM_CLASS_PATHS=off allows registered names only' in str(error))\n"
+    )
+    assert run(program, path=tmp_path).split() == ["True"] * 3
+
+
+def test_threads_find_names_before_the_catalogue_is_loaded(tmp_path: Path) -> None:
+    plugin(tmp_path, name="slow", value="plugged:Plugged", source=(
+        "import time, torch\ntime.sleep(0.2)\nclass Plugged(torch.optim.SGD): pass\n"
+    ))  # fmt: skip
+    program = (
+        "import sys, threading, anyoptim\n"
+        "sys.setswitchinterval(1e-5)\n"
+        "found, start = [], threading.Barrier(8)\n"
+        "def look():\n"
+        "    start.wait()\n"
+        "    found.append((anyoptim.optimizer_info('adamw_torch').name, len(anyoptim.list_optimizers()),\n"
+        "                  anyoptim.optimizer_info('slow').name))\n"
+        "threads = [threading.Thread(target=look) for _ in range(8)]\n"
+        "[each.start() for each in threads]; [each.join() for each in threads]\n"
+        "print(len(found), len(set(found)))\n"
+    )
+    assert run(program, path=tmp_path).split() == ["8", "1"]
 
 
 def test_a_class_path_is_strict_about_arguments() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -78,7 +79,9 @@ def test_after_a_failure_the_last_whole_checkpoint_goes_on(name: str, failure: s
     assert halved.exists() == (failure != "training")
     trainer = Trainer(llama(seed=1), arguments(tmp_path, **fields), train_dataset=data())
     if halved.exists():
-        with pytest.raises(anyoptim.CheckpointError, match=rf"is not whole.*checkpoint-{STOP}, the last whole one"):
+        with pytest.raises(
+            anyoptim.CheckpointError, match=rf"Can't find a valid checkpoint at.*checkpoint-{STOP}, the last whole one"
+        ):
             trainer.train(resume_from_checkpoint=str(halved))
         with pytest.warns(UserWarning, match=rf"checkpoint-{STOP}, the last whole checkpoint: .*checkpoint-{STEPS}"):
             trainer.train(resume_from_checkpoint=True)
@@ -88,10 +91,24 @@ def test_after_a_failure_the_last_whole_checkpoint_goes_on(name: str, failure: s
     assert same_weights(weights(trainer.model), straight)
 
 
+@pytest.mark.parametrize("kind", ["nothing", "a file", "an empty folder"])
+def test_a_path_that_is_no_checkpoint_is_answered_in_transformers_words(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint-7"
+    if kind == "a file":
+        path.write_text("")
+    elif kind == "an empty folder":
+        path.mkdir()
+    trainer = Trainer(llama(), arguments(tmp_path, optim="sgd"), train_dataset=data())
+    with pytest.raises(ValueError, match=f"^Can't find a valid checkpoint at {re.escape(str(path))}"):
+        trainer.train(resume_from_checkpoint=str(path))
+
+
 def test_no_checkpoint_is_whole(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-4").mkdir()
     trainer = Trainer(llama(), arguments(tmp_path, **fields_of("adamw_torch")), train_dataset=data())
-    with pytest.raises(anyoptim.CheckpointError, match=r"No checkpoint in .* is whole: .*no trainer_state.json"):
+    with pytest.raises(
+        anyoptim.CheckpointError, match=r"No valid checkpoint found in output directory \(.*no trainer_state.json"
+    ):
         trainer.train(resume_from_checkpoint=True)
     assert trainer.optimizer is None
 
@@ -106,7 +123,7 @@ def test_a_save_over_an_old_checkpoint_is_not_whole_until_it_is_done(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, fields, Interrupted)
     trainer = Trainer(llama(), arguments(tmp_path, **fields), train_dataset=data())
-    with pytest.raises(anyoptim.CheckpointError, match="is not whole"):
+    with pytest.raises(anyoptim.CheckpointError, match="Can't find a valid checkpoint at"):
         trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{STOP}"))
 
 

@@ -153,7 +153,14 @@ def test_a_shadowed_pattern_is_noted() -> None:
         (["attn", ""], "empty pattern"),
         ("(", "no valid regex"),
         (["*attn"], "no module name and no valid regex"),
-        ("self_attn", "Did you mean 'self_attn'"),
+        ("self_attn", "write '.*self_attn.*'"),
+        ("q_proj", "write '.*q_proj'"),
+        ("q_proj,v_proj", """write '["q_proj", "v_proj"]'"""),
+        ("q_proj, v_porj", "Did you mean"),
+        ("q_porj", "Did you mean 'q_proj'"),
+        ('["q_porj"]', "Did you mean 'q_proj'"),
+        ("[]", "must be a regex"),
+        ('["attn", 7]', "must be a regex"),
         (["atention"], "matches no module"),
         (["q_porj"], "Did you mean 'q_proj'"),
         ("all-linar", "Did you mean 'all-linear'"),
@@ -166,8 +173,31 @@ def test_patterns_that_choose_nothing(target: Any, message: str) -> None:
         routed(llama(), target)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ('["q_proj","v_proj"]', ["q_proj", "v_proj"]),
+        (' ["attn"] ', ["attn"]),
+        ('["q_proj", "v_proj"]', ["q_proj", "v_proj"]),
+        (".*q_proj", ["q_proj"]),
+        (".*self_attn.*", ["self_attn"]),
+        ("[a-z0-9._]*q_proj", ["q_proj"]),
+    ],
+)
+def test_what_a_command_line_can_write(text: str, meant: list[str]) -> None:
+    assert ours(llama(), text) == ours(llama(), meant)
+
+
+def test_a_model_without_hidden_matrices() -> None:
+    model = nn.Sequential(nn.Embedding(8, 4), nn.LayerNorm(4))
+    for name in ("muon", "muon+lion"):
+        with pytest.raises(TargetModulesError, match="the model has no hidden matrix") as caught:
+            anyoptim.plan(name, model)
+        assert "Did you mean" not in str(caught.value)
+
+
 def test_a_model_without_linear_layers() -> None:
-    with pytest.raises(TargetModulesError, match="no matrix that apollo_adamw can take"):
+    with pytest.raises(TargetModulesError, match="no linear map that it can take"):
         routed(nn.Sequential(nn.LayerNorm(4), nn.Conv2d(3, 4, 1)), "all-linear")
 
 

@@ -210,3 +210,29 @@ def test_transformers_alone_goes_on_from_our_checkpoint(name: str, tmp_path: Pat
     assert type(inner(theirs.optimizer)).__module__.startswith("schedulefree")
     found, expected = weights(model), weights(ours.model)
     assert max(float((found[key] - value).abs().max()) for key, value in expected.items()) < 1e-5
+
+
+IN_A_LOOP = [
+    *("schedule_free_adamw", "schedule_free_sgd", "schedule_free(adamw_torch)", "muon+schedule_free_adamw"),
+    *("heavyball/sfadamw", "pytorch_optimizer/schedulefreeadamw"),
+]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", IN_A_LOOP)
+def test_the_average_is_never_trained(name: str, fused: bool) -> None:
+    """A loop that forgot train(), or did not call it again after eval()."""
+    if fused and not any(each.name == "fused_backward" for each in anyoptim.optimizer_info(name).hyperparameters):
+        return
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    optimizer: Any = anyoptim.get_optimizer(name, model, lr=0.1, **({"fused_backward": True} if fused else {}))
+    optimizer.train()
+    model(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.eval()
+    before = weights(model)
+    with pytest.raises(anyoptim.UnsupportedError, match=r"call optimizer\.train\(\) before training"):
+        model(torch.ones(2, 8)).sum().backward()
+        optimizer.step()
+    assert same_weights(weights(model), before)

@@ -39,6 +39,11 @@ def read_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
+def shortened(text: str, limit: int = 80) -> str:
+    """Return a text in quotes, cut where it is too long to be read in a message."""
+    return repr(text if len(text) <= limit else f"{text[:limit]}…")
+
+
 def plain(value: object) -> object:
     """Return ``value`` if JSON can hold it, else its text."""
     if value is None or isinstance(value, (bool, int, float, str)):

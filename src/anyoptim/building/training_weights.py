@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.errors import UnsupportedError
+
 _KEY = "training_weight"
 _ATTRIBUTE = "training_weights"
 
@@ -32,7 +35,10 @@ class TrainingWeights:
         """The training weights while the parameters hold the average."""
         optimizer.register_state_dict_post_hook(self._add)
         optimizer.register_load_state_dict_post_hook(_restore)
-        optimizer.register_step_pre_hook(_drop)
+        # a hybrid's parts, too: fused backward lets them step on their own
+        parts = optimizer.optimizers.values() if isinstance(optimizer, CompositeOptimizer) else ()
+        for each in (optimizer, *parts):
+            each.register_step_pre_hook(_begin_step)
         setattr(optimizer, _ATTRIBUTE, self)
 
     def expect(self) -> None:
@@ -105,8 +111,13 @@ def _restore(optimizer: Optimizer) -> None:
             group["train_mode"] = True
 
 
-def _drop(optimizer: Optimizer, *_: object) -> None:
-    """Forget what was loaded; not before the first step, since a class may look at what it has loaded."""
+def _begin_step(optimizer: Optimizer, *_: object) -> None:
+    """Refuse to train the average, and forget what was loaded: before, a class may look at what it has loaded."""
+    if not all(group["train_mode"] for group in _groups(optimizer)):
+        raise UnsupportedError(
+            f"{type(optimizer).__name__} is in evaluation mode, where the parameters hold the average: call"
+            " optimizer.train() before training, and optimizer.eval() before evaluating or saving."
+        )
     for parameter in _parameters(optimizer):
         optimizer.state.get(parameter, {}).pop(_KEY, None)
 

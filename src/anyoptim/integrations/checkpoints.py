@@ -173,13 +173,16 @@ def _leave_the_average(trainer: Any) -> None:
 
 
 def _whole_checkpoint(wanted: Any, output_dir: str) -> Any:
-    """Return the checkpoint to resume from: a path that is whole, or for ``True`` the last one that is."""
+    """Return the checkpoint to resume from: a path that is whole, or for ``True`` the last one that is.
+
+    The sentences begin with transformers' own words, by which scripts know them.
+    """
     if isinstance(wanted, (str, os.PathLike)):
         flaw = _flaw(Path(wanted))
         if flaw:
             last = next((each for each in _checkpoints(Path(wanted).parent) if not _flaw(each)), None)
             mend = f" Resume from {last}, the last whole one." if last else ""
-            raise CheckpointError(f"The checkpoint {wanted} is not whole: {flaw}.{mend}")
+            raise CheckpointError(f"Can't find a valid checkpoint at {wanted}: {flaw}.{mend}")
         return wanted
     if wanted is not True:
         return wanted
@@ -195,7 +198,9 @@ def _whole_checkpoint(wanted: Any, output_dir: str) -> Any:
             return str(folder)
         skipped.append(f"{folder} is not ({flaw})")
     if skipped:
-        raise CheckpointError(f"No checkpoint in {output_dir} is whole: {skipped[0]}. Start without resuming.")
+        raise CheckpointError(
+            f"No valid checkpoint found in output directory ({output_dir}): {skipped[0]}. Start without resuming."
+        )
     return wanted
 
 
@@ -207,6 +212,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _flaw(checkpoint: Path) -> str:
     """Return why a checkpoint is not whole, or ""."""
+    if not checkpoint.is_dir():
+        return "there is no such folder"
     if (checkpoint / _UNFINISHED).exists():
         return "its emergency save did not finish"
     try:

@@ -49,11 +49,13 @@ def make_model(config: Any, *, device: str = "cpu", dtype: torch.dtype | None = 
             language model is tried without one.
         device: ``"meta"`` allocates nothing.
         dtype: of the weights; torch's default if ``None``.
+
+    Raises:
+        OptimError: the class is no model of transformers for this configuration, or there is none.
     """
     import transformers
 
-    name = next(iter(getattr(config, "architectures", None) or ()), "")
-    architecture = getattr(transformers, name, None)
+    architecture = _architecture(config)
     before = torch.get_default_dtype()
     # drawing random numbers that have no place takes as long as all the rest
     values = _without_values() if device == "meta" else contextlib.nullcontext()
@@ -69,6 +71,23 @@ def make_model(config: Any, *, device: str = "cpu", dtype: torch.dtype | None = 
     finally:
         torch.set_default_dtype(before)
     raise OptimError(f"transformers {transformers.__version__} has no model for {type(config).__name__}.")
+
+
+def _architecture(config: Any) -> Any:
+    """Return the class that a configuration names, if it names one: a file must not call whatever it likes."""
+    import transformers
+
+    name = next(iter(getattr(config, "architectures", None) or ()), None)
+    if name is None:
+        return None
+    found: Any = getattr(transformers, str(name), None)
+    is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
+    if not (is_model and found.config_class is not None and isinstance(config, found.config_class)):
+        raise OptimError(
+            f"architectures names {name!r}, which is no model of transformers {transformers.__version__} for"
+            f" {type(config).__name__}; without that entry its causal language model is taken."
+        )
+    return found
 
 
 def meta_model(source: str, dtype: str) -> Any:

@@ -43,7 +43,7 @@ def wrap_reports(undo: ExitStack) -> None:
     def log_what_happened(self: Any, logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         optimizer: Any = built(self.optimizer)
         if hasattr(optimizer, "report_losses"):
-            optimizer.report_losses(train_loss=logs.get("loss"), eval_loss=logs.get("eval_loss"))
+            optimizer.report_losses(train_loss=logs.get("loss"), eval_loss=_evaluation_loss(self, logs))
         facade = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
         if isinstance(facade, FusedBackward) and logs.get("grad_norm") == 0:
             del logs["grad_norm"]  # of gradients that are gone
@@ -77,3 +77,16 @@ def wrap_reports(undo: ExitStack) -> None:
         return hyperparameters
 
     replace(undo, modelcard, "extract_hyperparameters_from_trainer", extract_what_ran)
+
+
+def _evaluation_loss(trainer: Any, logs: dict[str, Any]) -> float | None:
+    """Return the loss that an evaluation logs; of several sets, which are logged one by one, the mean of the latest."""
+    if not isinstance(trainer.eval_dataset, dict):
+        return logs.get("eval_loss")
+    keys = [f"eval_{name}_loss" for name in trainer.eval_dataset]
+    if not any(key in logs for key in keys):
+        return None
+    latest: dict[str, float] = {}
+    for row in (*trainer.state.log_history, logs):
+        latest.update({key: row[key] for key in keys if key in row})
+    return sum(latest.values()) / len(latest)

@@ -8,8 +8,8 @@ These things of transformers and accelerate are changed, and put back by ``disab
 - ``Trainer.get_decay_parameter_names`` answers ``in`` from a set: the Trainer looks every parameter
   up in that list, which takes quadratic time;
 - ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
-- ``HfArgumentParser`` takes every name for ``--optim``, pairs, wrappers and class paths too, and answers an unknown one
-  with the closest, not with a list of all;
+- argparse takes every name, pairs, wrappers and class paths too, where its choices are ``OptimizerNames``, and answers
+  an unknown one with the closest, not with a list of all: ``HfArgumentParser`` has copies in other packages;
 - ``Trainer.training_step`` is repeated for optimizers that evaluate the loss again: ``closures.py``;
 - what an ``Accelerator`` does with an optimizer: ``accelerate.py``;
 - saving and resuming: ``checkpoints.py``; logs and model cards: ``reports.py``.
@@ -88,8 +88,8 @@ def _install() -> ExitStack:
 
     undo = ExitStack()
     try:
+        _wrap_parsers(undo)
         _extend_names(undo)
-        _wrap_parser(undo)
         _wrap_trainer(undo)
         wrap_accelerator(undo)
         wrap_checkpoints(undo)
@@ -178,21 +178,24 @@ def _remove_member(names: Any, member: Any) -> None:
 # ---------------------------------------------------------------- the command line
 
 
-def _wrap_parser(undo: ExitStack) -> None:
-    from transformers import HfArgumentParser
+def _wrap_parsers(undo: ExitStack) -> None:
+    from transformers.training_args import OptimizerNames
 
-    init = HfArgumentParser.__init__
+    own = tuple(OptimizerNames._value2member_map_)
+    parser = argparse._ActionsContainer  # what a parser and a group of its arguments have in common
+    add_argument = parser.add_argument
 
-    @functools.wraps(init)
-    def init_with_every_name(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        for action in self._actions:
-            if "--optim" in action.option_strings and action.choices:
-                action.type = functools.partial(_optim_of_text, choices=tuple(action.choices))
-                action.choices = None
-                action.metavar = "NAME"
+    @functools.wraps(add_argument)
+    def add_argument_with_every_name(self: Any, *args: Any, **kwargs: Any) -> argparse.Action:
+        action = add_argument(self, *args, **kwargs)
+        choices = action.choices
+        if isinstance(choices, (list, tuple)) and all(name in choices for name in own):
+            action.type = functools.partial(_optim_of_text, choices=tuple(choices))
+            action.choices = None
+            action.metavar = "NAME"
+        return action
 
-    replace(undo, HfArgumentParser, "__init__", init_with_every_name)
+    replace(undo, parser, "add_argument", add_argument_with_every_name)
 
 
 def _optim_of_text(text: str, choices: tuple[object, ...]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
+import os
 import pkgutil
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterable
+from enum import Enum
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -18,30 +20,48 @@ from anyoptim.names import composing, packages
 from anyoptim.names.signatures import spec_of
 from anyoptim.names.spec import Implementation, OptimizerSpec
 from anyoptim.names.unmade import Unmade
+from anyoptim.text import shortened
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
 CATALOGUE = "anyoptim.catalog"
 """Found by its name, as plug-ins are: specs are made of what stands in this room."""
+CLASS_PATHS = "ANYOPTIM_CLASS_PATHS"
+"""The environment variable that switches class paths off."""
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _Constructor = TypeVar("_Constructor", bound="Callable[..., Optimizer]")
 
+_DEEPEST = 50
+"""No name has more wrappers, as each may be there once."""
 _WRAPPED = re.compile(r"(?P<wrapper>[^()+]+)\((?P<inner>.+)\)", re.DOTALL)
 
 _specs: dict[str, OptimizerSpec | Unmade] = {}
 _aliases: dict[str, str] = {}
 _plugins: dict[str, EntryPoint] = {}
 _catalogue_loaded = False
+_lock = threading.RLock()
+"""Held while names are added; never while a stranger's module is imported, which may register names itself."""
 
 on_register: list[Callable[[tuple[str, ...]], None]] = []
 """Called with name and aliases of each spec registered from now on; the transformers integration listens here."""
 
 
 def normalise(name: str) -> str:
-    """Return the registered spelling: lower snake case; a class path ``module:Class`` stays as it is."""
-    name = str(name).strip()
+    """Return the registered spelling: lower snake case; a class path ``module:Class`` stays as it is.
+
+    Args:
+        name: text, or a member of an enum of names, such as ``OptimizerNames``, which stands for its value.
+
+    Raises:
+        UnknownOptimizerError: it is nested more deeply than a name can be.
+    """
+    name = _text(name).strip()
+    if name.count("(") > _DEEPEST:
+        raise UnknownOptimizerError(
+            f"{shortened(name)} is nested {name.count('(')} deep; each wrapper goes around an optimizer once."
+        )
     wrapped = _WRAPPED.fullmatch(name)
     if wrapped:
         return f"{normalise(wrapped['wrapper'])}({normalise(wrapped['inner'])})"
@@ -118,14 +138,20 @@ def optimizer_info(name: str) -> OptimizerSpec:
         return _pair(key)
     if ":" in key:
         return _class_path(key)
-    raise unknown(str(name), known_names())
+    raise unknown(name, known_names())
+
+
+def _text(name: object) -> str:
+    return str(name.value if isinstance(name, Enum) else name)
 
 
 def _pair(name: str) -> OptimizerSpec:
     """Return the hybrid of two names."""
     matrix, _, rest = name.partition("+")
     if not matrix or not rest or "+" in rest:
-        raise UnknownOptimizerError(f"{name!r} is no pair; write it as matrix_optimizer+fallback, such as 'muon+lion'.")
+        raise UnknownOptimizerError(
+            f"{shortened(name)} is no pair; write it as matrix_optimizer+fallback, such as 'muon+lion'."
+        )
     first, second = optimizer_info(matrix), optimizer_info(rest)
     return composing.pair(
         first,
@@ -147,12 +173,13 @@ def is_known(name: str) -> bool:
 
 def unknown(name: str, known: Iterable[str]) -> UnknownOptimizerError:
     """Return the error for a name that nobody knows, with the closest of ``known``."""
+    name = _text(name)
     module, dot, attribute = name.rpartition(".")
     if dot and module and attribute.isidentifier():
         close = f" Write a class path as {module}:{attribute}."
     else:
         close = did_you_mean(normalise(name), known)
-    return UnknownOptimizerError(f"No optimizer is called {name!r}.{close} `anyoptim list` shows every name.")
+    return UnknownOptimizerError(f"No optimizer is called {shortened(name)}.{close} `anyoptim list` shows every name.")
 
 
 def list_optimizers(
@@ -173,7 +200,9 @@ def list_optimizers(
     _load_catalogue()
     wanted = normalise(pattern)
     names = []
-    for name in sorted({*_specs, *_plugins}):
+    with _lock:
+        every = sorted({*_specs, *_plugins})
+    for name in every:
         spec = listed(name)
         if not any(fnmatchcase(each, wanted) for each in (name, *spec.aliases)):
             continue
@@ -209,7 +238,8 @@ def listed(name: str) -> OptimizerSpec:
 def known_names() -> list[str]:
     """Return every name and alias, sorted."""
     _load_catalogue()
-    return sorted({*_specs, *_aliases, *_plugins})
+    with _lock:
+        return sorted({*_specs, *_aliases, *_plugins})
 
 
 def _made(name: str) -> OptimizerSpec:
@@ -222,47 +252,55 @@ def _made(name: str) -> OptimizerSpec:
 
 def _add(spec: OptimizerSpec | Unmade, *, replace: bool) -> None:
     names = (spec.name, *spec.aliases)
-    for name in names:
-        if name != normalise(name):
-            raise OptimError(f"{name!r} is not lower snake case; register it as {normalise(name)!r}.")
-        if not replace and (name in _specs or name in _aliases):
-            raise OptimError(f"The optimizer name {name!r} exists already; pass replace=True to take it over.")
-    if replace:
+    with _lock:
         for name in names:
-            unregister(name)
-            _aliases.pop(name, None)
-    _specs[spec.name] = spec
-    _aliases.update(dict.fromkeys(spec.aliases, spec.name))
+            if name != normalise(name):
+                raise OptimError(f"{name!r} is not lower snake case; register it as {normalise(name)!r}.")
+            if not replace and (name in _specs or name in _aliases):
+                raise OptimError(f"The optimizer name {name!r} exists already; pass replace=True to take it over.")
+        if replace:
+            for name in names:
+                unregister(name)
+                _aliases.pop(name, None)
+        _specs[spec.name] = spec
+        _aliases.update(dict.fromkeys(spec.aliases, spec.name))
     for listener in on_register:
         listener(names)
 
 
 def _load_catalogue() -> None:
+    """Add what the catalogue and the plug-ins offer; another thread waits until all of it is there."""
     global _catalogue_loaded
     if _catalogue_loaded:
         return
-    _catalogue_loaded = True
-    for module_info in pkgutil.iter_modules(importlib.import_module(CATALOGUE).__path__):
-        if not module_info.name.startswith("_"):
-            module = importlib.import_module(f"{CATALOGUE}.{module_info.name}")
+    with _lock:
+        if _catalogue_loaded:  # by the thread that held the lock
+            return
+        modules = (
+            importlib.import_module(f"{CATALOGUE}.{found.name}")
+            for found in pkgutil.iter_modules(importlib.import_module(CATALOGUE).__path__)
+            if not found.name.startswith("_")
+        )
+        for module in modules:
             specs: Iterable[OptimizerSpec | Unmade] = module.SPECS
             for spec in specs:
                 _add(spec, replace=False)
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        name = normalise(entry_point.name)
-        if name in _specs or name in _aliases:
-            warnings.warn(
-                f"The plug-in {entry_point.value} offers the optimizer {name!r}, which exists; it is left out.",
-                stacklevel=2,
-            )
-            continue
-        _plugins[name] = entry_point
+        for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+            name = normalise(entry_point.name)
+            if name in _specs or name in _aliases:
+                warnings.warn(
+                    f"The plug-in {entry_point.value} offers the optimizer {name!r}, which exists; it is left out.",
+                    stacklevel=2,
+                )
+                continue
+            _plugins[name] = entry_point
+        _catalogue_loaded = True
 
 
 def _load_plugin(name: str) -> OptimizerSpec | None:
     """Turn an entry point into a spec; a broken plug-in is one warning and its name is gone."""
     announced = listed(name).default
-    entry_point = _plugins.pop(name)
+    entry_point = _plugins[name]
     try:
         loaded = entry_point.load()
         if isinstance(loaded, OptimizerSpec):
@@ -271,8 +309,13 @@ def _load_plugin(name: str) -> OptimizerSpec | None:
             spec = spec_of(loaded, name)
             own = dataclasses.replace(spec.default, package=announced.package, licence=announced.licence)
             spec = dataclasses.replace(spec, implementations=(own,))
-        _add(spec, replace=False)
+        with _lock:
+            if name not in _plugins:  # another thread was first
+                return optimizer_info(name)
+            del _plugins[name]
+            _add(spec, replace=False)
     except Exception as error:  # a stranger's module may raise anything; it must not break ours
+        _plugins.pop(name, None)
         warnings.warn(f"The plug-in {entry_point.value} for {name!r} does not load: {error}", stacklevel=2)
         return None
     return spec
@@ -280,19 +323,30 @@ def _load_plugin(name: str) -> OptimizerSpec | None:
 
 def _class_path(path: str) -> OptimizerSpec:
     module_name, _, attribute = path.partition(":")
+    if os.environ.get(CLASS_PATHS, "").lower() in ("off", "0", "false"):
+        raise UnknownOptimizerError(
+            f"{shortened(path)} is a class path, and {CLASS_PATHS}={os.environ[CLASS_PATHS]} allows registered names"
+            " only."
+        )
     if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
-        raise UnknownOptimizerError(f"{path!r} is not a class path; write it as package.module:Class.")
+        raise UnknownOptimizerError(f"{shortened(path)} is not a class path; write it as package.module:Class.")
     module = packages.load(module_name, needed_by=path, package=module_name.partition(".")[0])
     constructor: Any = getattr(module, attribute, None)
     if not _makes_optimizers(constructor):
         optimizers = [name for name in dir(module) if _makes_optimizers(getattr(module, name, None))]
         raise UnknownOptimizerError(
-            f"The module {module_name!r} has no optimizer {attribute!r}.{did_you_mean(attribute, optimizers)}"
+            f"The module {module_name!r} has no optimizer {attribute!r}: a class path names a subclass of"
+            f" torch.optim.Optimizer, or what anyoptim.register was given.{did_you_mean(attribute, optimizers)}"
         )
     return spec_of(constructor, path)
 
 
 def _makes_optimizers(candidate: Any) -> bool:
+    """Whether something is known to make optimizers, without calling it."""
     from torch.optim import Optimizer
 
-    return issubclass(candidate, Optimizer) if isinstance(candidate, type) else inspect.isfunction(candidate)
+    if isinstance(candidate, type):
+        return issubclass(candidate, Optimizer)
+    with _lock:
+        made = [spec for spec in _specs.values() if isinstance(spec, OptimizerSpec)]
+    return any(each.target is candidate for spec in made for each in spec.implementations)

@@ -42,3 +42,5 @@ ROLE_TARGETS = {
     "hidden-matrices": frozenset({Role.HIDDEN_MATRIX, Role.EXPERT_STACK}),
 }
 """Values of ``optim_target_modules`` that select by role."""
+ROLE_NOUNS = {"all-linear": "linear map", "hidden-matrices": "hidden matrix"}
+"""What each of them is a set of."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from anyoptim.arguments.fields import Fields
@@ -72,18 +73,30 @@ def advise(
     yield from _scale(settings, routing)
 
 
-def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> None:
-    """Raise an ``UnsupportedError`` for a combination that would train wrongly."""
+def refuse(
+    spec: OptimizerSpec,
+    settings: Settings,
+    fields: Fields,
+    routing: Routing | None,
+    model: nn.Module | None = None,
+) -> None:
+    """Raise an ``UnsupportedError`` for a combination that would train wrongly.
+
+    Args:
+        spec: the optimizer.
+        settings: its resolved hyperparameters.
+        fields: TrainingArguments, or what stands for it.
+        routing: ``None`` when planned without a model.
+        model: whose adapters may read gradients.
+    """
     implementation = settings.implementation
     _refuse_unusable(spec, implementation)
+    _refuse_fields(spec, settings, fields)
+    _refuse_adapters(spec, settings, fields, model)
     if implementation.takes == "parameters" and is_sharded(fields, None):
         raise UnsupportedError(
             f"{spec.name} keeps the parameters it was built with, which accelerate replaces under FSDP2; take DDP."
         )
-    if fields.get("fp16") is True:
-        _refuse_loss_scaling(spec, settings)
-    if uses_deepspeed(fields):
-        _refuse_deepspeed(spec, settings)
     members = [(spec.target_optimizer, implementation)]
     if spec.fallback is not None:
         members.append((spec.fallback.name, spec.fallback.default))
@@ -116,6 +129,15 @@ def refuse(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         )
 
 
+def _refuse_fields(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
+    if fields.get("fp16") is True:
+        _refuse_loss_scaling(spec, settings)
+    if fields.get("auto_find_batch_size") is True:
+        _refuse_another_attempt(spec, settings, fields)
+    if uses_deepspeed(fields):
+        _refuse_deepspeed(spec, settings)
+
+
 def _refuse_loss_scaling(spec: OptimizerSpec, settings: Settings) -> None:
     cases = {
         "updates inside the backward pass": settings.in_backward,
@@ -125,6 +147,32 @@ def _refuse_loss_scaling(spec: OptimizerSpec, settings: Settings) -> None:
     for what, does in cases.items():
         if does:
             raise UnsupportedError(f"{spec.name} {what}, where fp16 gradients are still scaled; use bf16=True.")
+
+
+def _refuse_another_attempt(spec: OptimizerSpec, settings: Settings, fields: Fields) -> None:
+    """Raise where a step that ran out of memory has moved weights already, from which another would go on."""
+    cases = {
+        "updates inside the backward pass": _updates_before_step(settings, fields),
+        "moves the weights to evaluate the loss again": spec.traits.needs_closure,
+    }
+    for what, does in cases.items():
+        if does:
+            raise UnsupportedError(
+                f"{spec.name} {what}, so a batch that does not fit would leave weights half-way; set"
+                " auto_find_batch_size=False and a per_device_train_batch_size that fits."
+            )
+
+
+def _refuse_adapters(spec: OptimizerSpec, settings: Settings, fields: Fields, model: nn.Module | None) -> None:
+    """Raise where PEFT's adapters read gradients between the backward pass and the next one."""
+    configs = getattr(model, "peft_config", None)
+    for config in configs.values() if isinstance(configs, Mapping) else ():
+        kind = getattr(config, "peft_type", None)
+        if getattr(kind, "value", kind) == "ADALORA" and _updates_before_step(settings, fields):
+            raise UnsupportedError(
+                f"{spec.name} updates inside the backward pass, but AdaLoRA's update_and_allocate() reads the gradients"
+                " after it; set fused_backward=false in optim_args."
+            )
 
 
 def _refuse_unusable(spec: OptimizerSpec, implementation: Implementation) -> None:
@@ -168,11 +216,16 @@ def is_sharded(fields: Fields, routing: Routing | None) -> bool:
     return held or bool(fields.get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
+def _updates_before_step(settings: Settings, fields: Fields) -> bool:
+    """Whether the backward pass moves weights; under DDP, updates wait for ``step()``."""
+    return settings.in_backward and (is_sharded(fields, None) or not several_processes())
+
+
 def _clipping(spec: OptimizerSpec, settings: Settings, fields: Fields) -> Iterator[str]:
     largest = fields.number("max_grad_norm") or 0
     if largest <= 0:
         return
-    if settings.in_backward and (is_sharded(fields, None) or not several_processes()):
+    if _updates_before_step(settings, fields):
         yield (
             f"max_grad_norm={largest} has no effect: {spec.name} updates inside the backward"
             " pass, before the norm of all gradients is known; set max_grad_norm=0"

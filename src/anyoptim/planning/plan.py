@@ -195,7 +195,7 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
         with _collector_paused():
             routing = route(model, spec, settings, target_modules)
             groups = make_groups(routing, spec, settings)
-    refuse(spec, settings, fields, routing)
+    refuse(spec, settings, fields, routing, model)
     advice = tuple(advise(spec, settings, fields, routing, config))
     return Plan(spec, settings, routing, tuple(groups), model, fields, advice)
 

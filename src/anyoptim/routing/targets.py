@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from anyoptim.errors import TargetModulesError, did_you_mean
-from anyoptim.names.role import LINEAR, NAMED_ALONE, ROLE_TARGETS, Role
+from anyoptim.names.role import LINEAR, NAMED_ALONE, ROLE_NOUNS, ROLE_TARGETS, Role
 from anyoptim.routing.places import Place
 from anyoptim.routing.structure import Structure
 
@@ -71,7 +72,8 @@ def choose_targets(
 
     Args:
         structure: the model's parameters.
-        target_modules: a regex, ``"all-linear"``, ``"hidden-matrices"``, or a list of names, substrings and regexes.
+        target_modules: a regex, ``"all-linear"``, ``"hidden-matrices"``, or a list of names, substrings and regexes,
+            which may be JSON: a command line has no other way to write a list.
         roles: what the optimizer can take.
         optimizer: its name, for messages.
 
@@ -111,6 +113,7 @@ def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
         raise TargetModulesError(
             f"{optimizer} needs optim_target_modules: give 'all-linear', a regex, or a list such as ['attn', 'mlp']."
         )
+    target_modules = _read_list(target_modules)
     if isinstance(target_modules, str):
         patterns = [_Pattern(target_modules, in_list=False)]
     elif (
@@ -130,6 +133,16 @@ def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
         if pattern.regex_error and not pattern.in_list:
             raise TargetModulesError(f"optim_target_modules {pattern.text!r} is no valid regex: {pattern.regex_error}.")
     return patterns
+
+
+def _read_list(target_modules: object) -> object:
+    """Return the list that a text is, if it is one in JSON."""
+    if isinstance(target_modules, str) and target_modules.lstrip().startswith("["):
+        try:
+            return json.loads(target_modules)
+        except ValueError:  # a regex may begin with a bracket, too
+            return target_modules
+    return target_modules
 
 
 def _left_out(pattern: _Pattern, structure: Structure, winners: Mapping[str, str]) -> Iterator[str]:
@@ -167,15 +180,41 @@ def _nothing_chosen(pattern: _Pattern, structure: Structure, roles: frozenset[Ro
                 f"{quoted} matches {place.module_name or 'the model itself'} ({reason}) and no trainable matrix that"
                 f" {optimizer} can take. {_examples(structure, roles)}"
             ).rstrip()
-    if pattern.regex_error and pattern.roles is None:
+    if pattern.roles is not None:
+        noun = ROLE_NOUNS[pattern.text.replace("_", "-")]
+        return (
+            f"{optimizer} has nothing to work on: the model has no {noun} that it can take; name others in"
+            f" optim_target_modules, or take another optimizer. {_examples(structure, roles)}"
+        ).rstrip()
+    if pattern.regex_error:
         return f"{quoted} is no module name and no valid regex: {pattern.regex_error}."
     names = sorted({each.module_name for each in structure.places if each.role in roles})
     if not names:
         return f"{quoted} matches nothing: the model has no matrix that {optimizer} can take."
+    written = _as_it_is_meant(pattern, structure)
+    if written:
+        return f"{quoted} is a regex, which no module's whole name matches; write {written!r}."
     word = max(re.findall(r"\w+", pattern.text) or [pattern.text], key=len)
     parts = {part for name in names for part in name.split(".") if not part.isdigit()}
     close = did_you_mean(pattern.text, ROLE_TARGETS) or did_you_mean(word, sorted(parts))
     return f"{quoted} matches no module.{close or ' ' + _examples(structure, roles)}".rstrip()
+
+
+def _as_it_is_meant(pattern: _Pattern, structure: Structure) -> str:
+    """Return what to write for a text that is meant as a part of names, or as a list of such, or ""."""
+    if pattern.in_list:
+        return ""
+    parts = [each.strip() for each in pattern.text.split(",")]
+    if len(parts) > 1:
+        as_list = [_Pattern(each, in_list=True) for each in parts if each]
+        found = all(any(each.selects(place) for place in structure.places) for each in as_list)
+        return json.dumps([each.text for each in as_list]) if found else ""
+    part = re.escape(pattern.text).replace(r"\_", "_")
+    for text in (rf".*{part}", rf".*{part}.*"):
+        whole = _Pattern(text, in_list=False)
+        if any(whole.selects(place) for place in structure.places):
+            return text
+    return ""
 
 
 def _why_not(place: Place, roles: frozenset[Role]) -> str:
