@@ -25,7 +25,7 @@ from anyoptim.catalog._index import FOLDER, read_index
 from anyoptim.names import registry
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.role import EMBEDDINGS
-from anyoptim.testing import CHECKS
+from anyoptim.testing import CHECKS, check_optimizer
 
 ROOT = Path(__file__).parent.parent
 ALL = [name for name in anyoptim.list_optimizers() if not name.startswith("example_")]
@@ -329,6 +329,46 @@ def test_two_bitsandbytes_optimizers_do_not_share_exceptions() -> None:
         optimizer.step()
     assert optimizer.state[second[0].weight]["state1"].dtype is torch.uint8
     assert optimizer.state[second[1].weight]["state1"].dtype is torch.float32
+
+
+@pytest.mark.parametrize("name", ["rmsprop_bnb_8bit", "adamw_8bit"])
+def test_the_embeddings_are_where_transformers_leaves_them(name: str, tmp_path: Path, enabled: None) -> None:
+    """Source: tests/trainer of transformers, test_bnb_8bit_optimizer_skip_embedding."""
+    optimizer = Trainer(llama(), arguments(tmp_path, optim=name)).create_optimizer()
+    ((module, parameter_name, config),) = optimizer.mng.module_weight_config_triple
+    assert isinstance(module, torch.nn.Embedding)
+    assert (parameter_name, config) == ("weight", {"optim_bits": 32})
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_exceptions_that_the_user_gave_bitsandbytes_apply(fused: bool) -> None:
+    from bitsandbytes.optim import GlobalOptimManager
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    shared = GlobalOptimManager.get_instance()
+    shared.register_module_override(model[0], "weight", {"optim_bits": 32})
+    try:
+        optimizer = anyoptim.get_optimizer("adamw_8bit", model, fused_backward=fused)
+        shared.override_config(model[1].weight, "optim_bits", 32)
+        model(torch.ones(1, 64)).sum().backward()
+        optimizer.step()
+    finally:
+        shared.initialize()
+    dtypes = [optimizer.state[each.weight]["state1"].dtype for each in model]
+    assert dtypes == [torch.float32, torch.float32, torch.uint8]
+
+
+def test_a_fused_step_of_bitsandbytes_where_the_first_group_is_empty() -> None:
+    model = torch.nn.Sequential(torch.nn.LayerNorm(64))
+    optimizer = anyoptim.get_optimizer("adamw_8bit", model, lr=1e-2, fused_backward=True)
+    model(torch.randn(3, 64)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, torch.ones(64))
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "timm/bnbadamw", "pytorch_optimizer/adafactor"])
+def test_copies_and_load_hooks_of_packages_that_load_in_their_own_way(name: str) -> None:
+    assert check_optimizer(name, checks=["deepcopy and pickle", "load hooks"])
 
 
 def _opens_a_file(path: Path) -> bytes:

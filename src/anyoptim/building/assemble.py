@@ -19,7 +19,7 @@ from anyoptim.engines.copies import copy_whole
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError
 from anyoptim.names.composing import MEMBER
-from anyoptim.names.role import Role
+from anyoptim.routing.places import Place
 
 RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, or give warmup_steps in optim_args."
 """Why a warmup ratio cannot be built."""
@@ -84,10 +84,10 @@ def assemble(
     optimizer = _bare(blueprint, params, **changed)
     if blueprint.implementation.mends:
         routes = blueprint.routing.routes if blueprint.routing else ()
-        roles: dict[Tensor, Role] = {each.parameter: each.role for each in routes}
+        places: dict[Tensor, Place] = {each.parameter: each.place for each in routes}
         originals = stands_for or {}
         for name in blueprint.implementation.mends:
-            getattr(mends, name)(optimizer, lambda parameter: roles.get(originals.get(parameter, parameter)))
+            getattr(mends, name)(optimizer, lambda parameter: places.get(originals.get(parameter, parameter)))
     for wrapper in blueprint.spec.wrappers:
         wrap: Any = wrapper.default.load()
         optimizer = wrap(optimizer, **blueprint.settings.of_scope("wrapper", wrapper.name))

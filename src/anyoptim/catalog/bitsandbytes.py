@@ -20,7 +20,7 @@ SPECS = indexed(
     "bitsandbytes",
     licence="MIT",
     extra="bitsandbytes",
-    mends=("embeddings_in_32_bits",),
+    mends=("embeddings_in_32_bits", "hooks_around_loading"),
     limits={
         "DTensor": {
             SHARDED_KERNELS: (

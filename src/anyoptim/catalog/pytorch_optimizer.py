@@ -51,6 +51,7 @@ _FASTEST = ("adamp", "came", "lamb", "scion", "sgdw")
 _ONLY_HERE = ("adabound", "adai", "diffgrad", "grams", "racs", "shampoo", "signsgd", "sm3", "spam", "tiger", "yogi")
 _LORA = "it takes the two factors of LoRA adapters only"
 _PLAIN_STATE = {"mends": ("plain_state",)}
+_LOADS_IN_ITS_OWN_WAY = {"mends": ("hooks_around_loading",)}
 _LOMO = Facts(
     implementation={"takes": "model", "unusable": "it updates in a backward pass of its own; take lomo or adalomo"}
 )
@@ -133,7 +134,9 @@ SPECS = indexed(
         "dadaptadam": Facts(name="dadapt_adam"),
         "dadaptlion": Facts(name="dadapt_lion"),
         # the learning rate is the caller's
-        "adafactor": Facts(defaults={"relative_step": False, "scale_parameter": False}),
+        "adafactor": Facts(
+            defaults={"relative_step": False, "scale_parameter": False}, implementation=_LOADS_IN_ITS_OWN_WAY
+        ),
         "adago": _MUON,
         "adamuon": _MUON,
         "distributedmuon": replace(_MUON, implementation={**_MUON.implementation, "needs_process_group": True}),
@@ -148,7 +151,7 @@ SPECS = indexed(
         "lomo": _LOMO,
         "demo": Facts(implementation={"needs_process_group": True}),
         "adammini": Facts(
-            implementation={"takes": "model"},
+            implementation={"takes": "model", **_LOADS_IN_ITS_OWN_WAY},
             hyperparameters={
                 "num_embeds": {"taken_from": "config.hidden_size"},
                 "num_heads": {"taken_from": "config.num_attention_heads"},
@@ -162,6 +165,7 @@ SPECS = indexed(
         "conda": Facts(name="conda", implementation=_PLAIN_STATE),
         "scalableshampoo": Facts(implementation=_PLAIN_STATE),
         "bsam": Facts(traits=_CLOSURE),
+        **{name: Facts(implementation=_LOADS_IN_ITS_OWN_WAY) for name in ("dash", "fadam", "flashadamw")},
         "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
         "magma": Facts(implementation={"mends": ("torch_hooks",)}),
         "ranger21": Facts(name="ranger21", hyperparameters={"num_iterations": {"taken_from": "args.max_steps"}}),

@@ -26,6 +26,10 @@ from anyoptim.names.spec import GroupFlag, Implementation, OptimizerSpec, Traits
 
 # of the packages that offer them, see benchmarks/results/bare_names.md
 _FASTEST = ("adabelief", "kron", "laprop", "lars", "madgrad", "mars", "novograd")
+_BITSANDBYTES = (
+    *("bnbadam", "bnbadam8bit", "bnbadamw", "bnbadamw8bit", "bnbademamix", "bnbademamix8bit", "bnblion"),
+    *("bnblion8bit", "bnbsgd", "bnbsgd8bit"),
+)
 _MUON = Facts(
     traits=Traits(needs_targets=True, targets="hidden-matrices"),
     implementation={"group_flag": GroupFlag("use_fallback", target=False, rest=True)},
@@ -74,10 +78,7 @@ SPECS = (
                 ),
                 SHARDED_PLAIN: "adafactor cadafactor kron kronc kronw",
                 SHARDED_GRAPH: "adahessian",
-                SHARDED_KERNELS: (
-                    "bnbadam bnbadam8bit bnbadamw bnbadamw8bit bnbademamix bnbademamix8bit bnblion bnblion8bit bnbsgd"
-                    " bnbsgd8bit"
-                ),
+                SHARDED_KERNELS: " ".join(_BITSANDBYTES),
                 SHARDED_PART: "muon nmuon",
             },
             "schedule": {
@@ -103,6 +104,7 @@ SPECS = (
         },
         facts={
             **{name: Facts(name=name) for name in _FASTEST},
+            **{name: Facts(implementation={"mends": ("hooks_around_loading",)}) for name in _BITSANDBYTES},
             "adopt": Facts(name="adopt", aliases=("adopt_adamw",)),
             "adahessian": Facts(
                 traits=Traits(second_order=True),
