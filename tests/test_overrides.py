@@ -337,3 +337,32 @@ def test_the_plan_shows_every_rate_and_why() -> None:
 def test_upstream_classes_without_groups_take_none(name: str) -> None:
     with pytest.raises(OptimArgsError, match="has no hyperparameter 'layer_decay'"):
         anyoptim.plan(name, llama(), optim_args="implementation=upstream,layer_decay=0.9")
+
+
+# ---------------------------------------------------------------- one value for all groups
+
+
+@pytest.mark.parametrize("name", ["prodigy", "dadapt_adam", "pytorch_optimizer/prodigy", "lookahead(dadapt_lion)"])
+@pytest.mark.parametrize("text", ["layer_decay=0.5", "embedding_lr=1e-4", "down_proj@lr_ratio=0.1", "down_proj@lr=0.1"])
+def test_a_rate_of_its_own_is_refused_where_a_package_has_one_for_all(name: str, text: str) -> None:
+    with pytest.raises(OptimArgsError, match=r"has one lr for all parameters; leave it out, or take an optimizer"):
+        anyoptim.plan(name, llama(), lr=1.0, optim_args=text)
+
+
+def test_what_is_read_once_for_all_groups_is_no_setting_of_one() -> None:
+    with pytest.raises(
+        OptimArgsError, match=r"prodigy: groups entry 1 \('norm'\) sets betas for .*norm.*one betas for all"
+    ):
+        anyoptim.plan("prodigy", llama(), groups=[{"match": "norm", "betas": (0.5, 0.9)}])
+    with pytest.raises(
+        OptimArgsError, match=r"embedding_lr sets lr for model\.embed_tokens\.weight, but prodigy has one"
+    ):
+        anyoptim.plan("muon+prodigy", llama(), embedding_lr=1e-3)
+
+
+def test_what_each_group_has_stays_its_own_there() -> None:
+    found = built("prodigy", lr=1.0, groups=[{"match": "down_proj", "lr": 1.0, "weight_decay": 0.3}])
+    assert found["model.layers.0.mlp.down_proj.weight"]["weight_decay"] == 0.3
+    assert anyoptim.plan("muon+prodigy", llama(), layer_decay=1.0)
+    hybrid = built("muon+prodigy", optim_args="down_proj@lr_ratio=0.1", lr=1.0)  # Muon has a rate for each group
+    assert hybrid["model.layers.0.mlp.down_proj.weight"]["lr"] == 0.1

@@ -17,6 +17,7 @@ from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.copies import copy_whole
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.engines.wrapper import Wrapper
 from anyoptim.errors import OptimArgsError, OptimError
 from anyoptim.names.composing import MEMBER
 from anyoptim.routing.places import Place
@@ -143,7 +144,10 @@ def _that_it_has(
 
 def _refuse_inert_overrides(blueprint: Blueprint, optimizer: Optimizer) -> None:
     """Raise for an override of a keyword that the optimizer keeps for all groups together."""
-    kept_by_group = {"lr_ratio"}.union(blueprint.settings.of_scope("target"), *optimizer.param_groups)
+    while isinstance(optimizer, Wrapper):
+        optimizer = optimizer.optimizer
+    members = optimizer.optimizers.values() if isinstance(optimizer, CompositeOptimizer) else (optimizer,)
+    kept_by_group = {"lr_ratio"}.union(blueprint.settings.of_scope("target"), *(each.defaults for each in members))
     for each in blueprint.routing.routes if blueprint.routing else ():
         adjustment = each.adjustment
         if adjustment is None or not adjustment.label:

@@ -60,6 +60,8 @@ RELATIVE_STEP = (
     flag("relative_step", "time-dependent learning rate instead of lr"),
     flag("warmup_init", "start relative_step from a small rate"),
 )
+DISTANCE = "its step size is estimated from all parameters together"
+"""Of D-Adaptation and Prodigy, which read the settings of the estimate in one group."""
 SHARDED_REFUSED = "torch's sharded tensors refuse its operations"
 SHARDED_PLAIN = "its state is plain tensors"
 SHARDED_PART = "it computes from each process's own part of a matrix"

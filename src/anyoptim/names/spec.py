@@ -60,6 +60,7 @@ class Implementation:
             neither accumulate nor are reduced over processes.
         applied_lr: the key of a group that holds the learning rate of the last step.
         target_roles: the roles that a target may have.
+        one_for_all: hyperparameters that it has one value of for all groups, though each group has the key.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Implementation:
     updates_in_backward: bool = False
     applied_lr: str = "lr"
     target_roles: frozenset[Role] = EVERY_ROLE
+    one_for_all: frozenset[str] = frozenset()
 
     @property
     def may_fail(self) -> Mapping[str, str]:
