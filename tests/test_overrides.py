@@ -366,3 +366,9 @@ def test_what_each_group_has_stays_its_own_there() -> None:
     assert anyoptim.plan("muon+prodigy", llama(), layer_decay=1.0)
     hybrid = built("muon+prodigy", optim_args="down_proj@lr_ratio=0.1", lr=1.0)  # Muon has a rate for each group
     assert hybrid["model.layers.0.mlp.down_proj.weight"]["lr"] == 0.1
+
+
+def test_a_step_size_of_its_own_is_every_groups() -> None:
+    given = {"lr": None, "optim_args": "relative_step=true"}
+    with pytest.raises(OptimArgsError, match="but adafactor takes a step size of its own"):
+        anyoptim.plan("adafactor", llama(), embedding_lr=1e-4, **given)

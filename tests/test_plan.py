@@ -207,6 +207,12 @@ def test_weight_decay_of_an_optimizer_without(restored_registry: None) -> None:
             r"lr \(from TrainingArguments.learning_rate\)",
         ),
         ("adafactor", {"optim_args": "relative_step=true"}, anyoptim.OptimArgsError, "transformers refuses"),
+        (
+            "adafactor",
+            {"optim_args": "lr=none"},
+            anyoptim.UnsupportedError,
+            "cannot step without a learning rate; set lr",
+        ),
         ("sgd", {"optim_args": "nesterov=true"}, anyoptim.OptimArgsError, "torch refuses its arguments: Nesterov"),
         ("adamw_torch_fused", {"optim_args": "foreach=1"}, anyoptim.OptimArgsError, "cannot be `True` together"),
         ("sgd", {"optim_args": 5}, anyoptim.OptimArgsError, "must be text"),

@@ -232,7 +232,8 @@ def generator_in_state(optimizer: Any, place_of: PlaceOf) -> None:
 def rate_in_groups(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Give the groups a learning rate, which schedulers and logs read, where the step size is not one."""
     for group in optimizer.param_groups:
-        group.setdefault("lr", 0.0)
+        if group.get("lr") is None:
+            group["lr"] = 0.0
 
 
 def torch_hooks(optimizer: Optimizer, place_of: PlaceOf) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from anyoptim.names.hyperparameters import Hyperparameter, Interval
 from anyoptim.names.role import EVERY_ROLE, Role
 from anyoptim.names.spec import Implementation
@@ -56,10 +58,13 @@ ADAFACTOR = (
     flag("scale_parameter", "scale the learning rate by the parameter's RMS"),
 )
 """Adafactor's but for its learning rate."""
+OPTIONAL_LR = Hyperparameter("lr", float | None, 1e-3, "learning rate; none with relative_step", NON_NEGATIVE)
 RELATIVE_STEP = (
     flag("relative_step", "time-dependent learning rate instead of lr"),
     flag("warmup_init", "start relative_step from a small rate"),
 )
+OWN_STEP_SIZE: dict[str, Any] = {"own_step_size": True, "mends": ("rate_in_groups",)}
+"""Of what steps without a learning rate; schedulers need one."""
 DISTANCE = "its step size is estimated from all parameters together"
 """Of D-Adaptation and Prodigy, which read the settings of the estimate in one group."""
 SHARDED_REFUSED = "torch's sharded tensors refuse its operations"

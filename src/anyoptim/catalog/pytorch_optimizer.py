@@ -9,6 +9,7 @@ from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
     AT_LEAST_ONE,
     DISTANCE,
+    OWN_STEP_SIZE,
     POSITIVE,
     SHARDED_GRAPH,
     SHARDED_PART,
@@ -155,7 +156,8 @@ SPECS = indexed(
         "apollodqn": Facts(implementation=_one_for_all("lr")),
         # the learning rate is the caller's
         "adafactor": Facts(
-            defaults={"relative_step": False, "scale_parameter": False}, implementation=_LOADS_IN_ITS_OWN_WAY
+            defaults={"relative_step": False, "scale_parameter": False},
+            implementation={"own_step_size": True, "mends": ("rate_in_groups", "hooks_around_loading")},
         ),
         "adago": _MUON,
         "adamuon": _MUON,
@@ -178,12 +180,10 @@ SPECS = indexed(
                 "num_query_groups": {"taken_from": "config.num_key_value_heads"},
             },
         ),
-        "a2grad": Facts(
-            implementation={"mends": ("rate_in_groups",)}, refused={"lr": "its step size comes from lips and beta"}
-        ),
+        "a2grad": Facts(implementation=OWN_STEP_SIZE, refused={"lr": "its step size comes from lips and beta"}),
         "adashift": Facts(implementation=_PLAIN_STATE),
         # without a bound it jumps wherever a gradient is small
-        "alig": Facts(traits=_CLOSURE, implementation={"mends": ("rate_in_groups",)}, defaults={"max_lr": 0.1}),
+        "alig": Facts(traits=_CLOSURE, implementation=OWN_STEP_SIZE, defaults={"max_lr": 0.1}),
         "conda": Facts(name="conda", implementation=_PLAIN_STATE),
         "scalableshampoo": Facts(implementation=_PLAIN_STATE),
         "bsam": Facts(traits=_CLOSURE),

@@ -9,6 +9,7 @@ from typing import Any
 
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
+    OWN_STEP_SIZE,
     SHARDED_GRAPH,
     SHARDED_KERNELS,
     SHARDED_PART,
@@ -105,6 +106,9 @@ SPECS = (
         facts={
             **{name: Facts(name=name) for name in _FASTEST},
             **{name: Facts(implementation={"mends": ("hooks_around_loading",)}) for name in _BITSANDBYTES},
+            # without a learning rate
+            "adafactor": Facts(implementation=OWN_STEP_SIZE),
+            "cadafactor": Facts(implementation=OWN_STEP_SIZE),
             "adopt": Facts(name="adopt", aliases=("adopt_adamw",)),
             "adahessian": Facts(
                 traits=Traits(second_order=True),

@@ -37,6 +37,7 @@ SPECS = (
     ),
     OptimizerSpec(
         name="cautious",
+        traits=Traits(needs_rate=True),
         summary="Cautious: only the part of an update that agrees with the gradient's sign",
         paper="arXiv 2411.16085",
         implementations=(
@@ -54,7 +55,7 @@ SPECS = (
         name="schedule_free",
         summary="schedule-free: an average of the weights in the place of a schedule",
         paper="arXiv 2405.15682",
-        traits=Traits(schedule_free=True),
+        traits=Traits(schedule_free=True, needs_rate=True),
         implementations=(
             native(
                 "schedule_free:ScheduleFree",
