@@ -331,6 +331,13 @@ def test_two_bitsandbytes_optimizers_do_not_share_exceptions() -> None:
     assert optimizer.state[second[1].weight]["state1"].dtype is torch.float32
 
 
+def test_every_default_is_within_its_range() -> None:
+    for name, spec in SPECS.items():
+        for own in spec.implementations:
+            for each in own.hyperparameters:
+                assert each.within is None or each.within.outside(each.default) is None, (name, each)
+
+
 @pytest.mark.parametrize("name", ["rmsprop_bnb_8bit", "adamw_8bit"])
 def test_the_embeddings_are_where_transformers_leaves_them(name: str, tmp_path: Path, enabled: None) -> None:
     """Source: tests/trainer of transformers, test_bnb_8bit_optimizer_skip_embedding."""

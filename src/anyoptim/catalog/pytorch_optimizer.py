@@ -8,6 +8,7 @@ from typing import Literal
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
     AT_LEAST_ONE,
+    DECAY,
     DISTANCE,
     OWN_STEP_SIZE,
     POSITIVE,
@@ -187,6 +188,9 @@ SPECS = indexed(
         "conda": Facts(name="conda", implementation=_PLAIN_STATE),
         "scalableshampoo": Facts(implementation=_PLAIN_STATE),
         "bsam": Facts(traits=_CLOSURE),
+        "rmsprop": Facts(hyperparameters={"alpha": {"within": DECAY}}),
+        "adatam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
+        "tam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
         **{name: Facts(implementation=_LOADS_IN_ITS_OWN_WAY) for name in ("dash", "fadam", "flashadamw")},
         "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
         "magma": Facts(implementation={"mends": ("torch_hooks",)}),

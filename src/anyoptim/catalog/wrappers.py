@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import AT_LEAST_ONE, DECAY, FRACTION, NON_NEGATIVE, POSITIVE, flag, native
-from anyoptim.names.hyperparameters import Hyperparameter
+from anyoptim.catalog._shared import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, POSITIVE, flag, native
+from anyoptim.names.hyperparameters import Hyperparameter, Interval
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _TWO_SETS = "it would average or move weights that a schedule-free optimizer swaps with its average"
+_BETWEEN = Interval(low=0.0, high=1.0, open_low=True, open_high=True)
 _TWICE = "both would evaluate the loss again, each at weights of its own"
 
 SPECS = (
@@ -59,7 +60,7 @@ SPECS = (
         implementations=(
             native(
                 "schedule_free:ScheduleFree",
-                Hyperparameter("momentum", float, 0.9, "between the newest weights (0) and the average (1)", DECAY),
+                Hyperparameter("momentum", float, 0.9, "between the newest weights (0) and the average (1)", _BETWEEN),
                 Hyperparameter("weight_lr_power", float, 2.0, "power of the learning rate in the average's weights"),
                 Hyperparameter("r", float, 0.0, "power of the step in the average's weights"),
             ),
