@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import warnings
@@ -14,8 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from chosen import chosen, parameters
 from toys import arguments, data, inner, llama, same_weights, train, weights
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
@@ -26,6 +29,7 @@ from anyoptim.names import registry
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.role import EMBEDDINGS
 from anyoptim.testing import CHECKS, check_optimizer
+from anyoptim.testing.subject import Subject
 
 ROOT = Path(__file__).parent.parent
 ALL = [name for name in anyoptim.list_optimizers() if not name.startswith("example_")]
@@ -329,6 +333,27 @@ def test_two_bitsandbytes_optimizers_do_not_share_exceptions() -> None:
         optimizer.step()
     assert optimizer.state[second[0].weight]["state1"].dtype is torch.uint8
     assert optimizer.state[second[1].weight]["state1"].dtype is torch.float32
+
+
+PLANNABLE = [
+    name
+    for name, spec in SPECS.items()
+    if spec.installed and not (spec.default.device or spec.default.unusable or spec.default.needs_process_group)
+]
+
+
+def _generators() -> tuple[object, ...]:
+    kind, numbers, *rest = np.random.get_state()
+    return random.getstate(), kind, numbers.tobytes(), *rest, bytes(torch.get_rng_state().tolist())
+
+
+@pytest.mark.parametrize("name", parameters(PLANNABLE, {*chosen(PLANNABLE), "pytorch_optimizer/kron"}))
+def test_planning_moves_no_generator(name: str) -> None:
+    subject = Subject(name)
+    model = subject.model()
+    before = _generators()
+    assert subject.plan(model).memory.method
+    assert _generators() == before
 
 
 def test_every_default_is_within_its_range() -> None:
