@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import warnings
@@ -14,8 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from chosen import chosen, parameters
 from toys import arguments, data, inner, llama, same_weights, train, weights
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
@@ -25,7 +28,8 @@ from anyoptim.catalog._index import FOLDER, read_index
 from anyoptim.names import registry
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.role import EMBEDDINGS
-from anyoptim.testing import CHECKS
+from anyoptim.testing import CHECKS, check_optimizer
+from anyoptim.testing.subject import Subject
 
 ROOT = Path(__file__).parent.parent
 ALL = [name for name in anyoptim.list_optimizers() if not name.startswith("example_")]
@@ -329,6 +333,74 @@ def test_two_bitsandbytes_optimizers_do_not_share_exceptions() -> None:
         optimizer.step()
     assert optimizer.state[second[0].weight]["state1"].dtype is torch.uint8
     assert optimizer.state[second[1].weight]["state1"].dtype is torch.float32
+
+
+PLANNABLE = [
+    name
+    for name, spec in SPECS.items()
+    if spec.installed and not (spec.default.device or spec.default.unusable or spec.default.needs_process_group)
+]
+
+
+def _generators() -> tuple[object, ...]:
+    kind, numbers, *rest = np.random.get_state()
+    return random.getstate(), kind, numbers.tobytes(), *rest, bytes(torch.get_rng_state().tolist())
+
+
+@pytest.mark.parametrize("name", parameters(PLANNABLE, {*chosen(PLANNABLE), "pytorch_optimizer/kron"}))
+def test_planning_moves_no_generator(name: str) -> None:
+    subject = Subject(name)
+    model = subject.model()
+    before = _generators()
+    assert subject.plan(model).memory.method
+    assert _generators() == before
+
+
+def test_every_default_is_within_its_range() -> None:
+    for name, spec in SPECS.items():
+        for own in spec.implementations:
+            for each in own.hyperparameters:
+                assert each.within is None or each.within.outside(each.default) is None, (name, each)
+
+
+@pytest.mark.parametrize("name", ["rmsprop_bnb_8bit", "adamw_8bit"])
+def test_the_embeddings_are_where_transformers_leaves_them(name: str, tmp_path: Path, enabled: None) -> None:
+    """Source: tests/trainer of transformers, test_bnb_8bit_optimizer_skip_embedding."""
+    optimizer = Trainer(llama(), arguments(tmp_path, optim=name)).create_optimizer()
+    ((module, parameter_name, config),) = optimizer.mng.module_weight_config_triple
+    assert isinstance(module, torch.nn.Embedding)
+    assert (parameter_name, config) == ("weight", {"optim_bits": 32})
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_exceptions_that_the_user_gave_bitsandbytes_apply(fused: bool) -> None:
+    from bitsandbytes.optim import GlobalOptimManager
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    shared = GlobalOptimManager.get_instance()
+    shared.register_module_override(model[0], "weight", {"optim_bits": 32})
+    try:
+        optimizer = anyoptim.get_optimizer("adamw_8bit", model, fused_backward=fused)
+        shared.override_config(model[1].weight, "optim_bits", 32)
+        model(torch.ones(1, 64)).sum().backward()
+        optimizer.step()
+    finally:
+        shared.initialize()
+    dtypes = [optimizer.state[each.weight]["state1"].dtype for each in model]
+    assert dtypes == [torch.float32, torch.float32, torch.uint8]
+
+
+def test_a_fused_step_of_bitsandbytes_where_the_first_group_is_empty() -> None:
+    model = torch.nn.Sequential(torch.nn.LayerNorm(64))
+    optimizer = anyoptim.get_optimizer("adamw_8bit", model, lr=1e-2, fused_backward=True)
+    model(torch.randn(3, 64)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, torch.ones(64))
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "timm/bnbadamw", "pytorch_optimizer/adafactor"])
+def test_copies_and_load_hooks_of_packages_that_load_in_their_own_way(name: str) -> None:
+    assert check_optimizer(name, checks=["deepcopy and pickle", "load hooks"])
 
 
 def _opens_a_file(path: Path) -> bytes:

@@ -23,6 +23,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.optimization import Adafactor, AdafactorSchedule
 
 import anyoptim
 
@@ -470,3 +471,37 @@ def test_every_difference_names_a_test_of_this_file() -> None:
         "test_every_difference_names_a_test_of_this_file"
     }
     assert named == here
+
+
+@pytest.mark.parametrize("more", ["", ",scale_parameter=true,warmup_init=true", ",fused_backward=true"])
+def test_the_recipe_of_transformers_guide_for_adafactor(more: str, tmp_path: Path) -> None:
+    """There, a Trainer is given the optimizer and its schedule, which reads the step size."""
+    options = {name: True for name in ("scale_parameter", "warmup_init") if name in more}
+    theirs, ours = llama(), llama()
+    optimizer = Adafactor(theirs.parameters(), lr=None, relative_step=True, **{"scale_parameter": False, **options})
+    given = (optimizer, AdafactorSchedule(optimizer))
+    train(theirs, arguments(tmp_path, max_steps=5, max_grad_norm=0.0), optimizers=given)
+    with anyoptim.enable():
+        fields = {"optim": "adafactor", "optim_args": f"relative_step=true,lr=none{more}"}
+        train(ours, arguments(tmp_path, max_steps=5, max_grad_norm=0.0, **fields))
+    assert same_weights(weights(theirs), weights(ours))
+
+
+@pytest.mark.parametrize(
+    ("name", "optim_args"),
+    [
+        ("timm/adafactor", "lr=none"),
+        ("timm/cadafactor", "lr=none"),
+        ("pytorch_optimizer/adafactor", "relative_step=true,lr=none"),
+        ("galore_torch/galore_adafactor", "relative_step=true,lr=none,rank=8"),
+        ("muon+adafactor", "fallback_relative_step=true,fallback_lr=none"),
+        ("pytorch_optimizer/sara", "lr=none"),
+    ],
+)
+def test_what_steps_without_a_rate_does_so_in_the_trainer(name: str, optim_args: str, tmp_path: Path) -> None:
+    model = llama()
+    before = weights(model)
+    fields = {"optim": name, "optim_args": optim_args, "optim_target_modules": needs_of(name)["optim_target_modules"]}
+    with anyoptim.enable():
+        train(model, arguments(tmp_path, max_steps=2, **fields))
+    assert not same_weights(before, weights(model))

@@ -447,3 +447,13 @@ def test_overrides_reach_the_optimizer_that_has_them() -> None:
     assert held[id(model.lm_head.weight)]["betas"] == (0.5, 0.6)
     with pytest.raises(anyoptim.OptimArgsError, match="sets momentum, which only a target of muon takes"):
         anyoptim.plan("muon", model, optim_args="lm_head@momentum=0.5")
+
+
+def test_both_parts_are_mended() -> None:
+    """bitsandbytes keeps embeddings in 8 bits unless told otherwise."""
+    model = torch.nn.Sequential(torch.nn.Embedding(256, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    optimizer = anyoptim.get_optimizer("muon+adamw_8bit", model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert optimizer.state[model[0].weight]["state1"].dtype is torch.float32

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 import yaml
-from architectures import NAMES, architecture
+from architectures import MORE, NAMES, architecture
+from special_layers import LAYERS
 from torch import nn
-from toys import arguments, bert, data, llama, lora, plain_steps, same_weights, train, weights
+from toys import SIZES, arguments, bert, data, llama, lora, plain_steps, same_weights, train, weights
 from transformers import Trainer, TrainerCallback
 
 import anyoptim
@@ -166,9 +168,43 @@ def test_layer_numbers_of_two_stacks_and_of_other_models() -> None:
     mlp, last = numbers(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1)))
     assert (mlp["0.weight"], mlp["2.weight"], last) == (1, 3, 4)
     assert numbers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.LayerNorm(2))) == ({}, 0)
-    for name in NAMES:
-        found, last = numbers(architecture(name))
-        assert not found or (max(found.values()) == last and min(found.values()) in (0, 1)), name
+
+
+@pytest.mark.skipif(int(transformers.__version__[0]) < 5, reason="the table is for the newest transformers")
+@pytest.mark.parametrize("name", [*NAMES, *MORE])
+def test_the_blocks_of_each_architecture_are_its_layers(name: str) -> None:
+    model = architecture(name)
+    found, last = layer_numbers(model, read_structure(model).places)
+    stacks, after = LAYERS[name]
+    layers = [f"{stack}.{item}." for stack in stacks for item in range(len(model.get_submodule(stack)))]
+    assert last == (len(layers) + 1 if stacks else 0)
+    ends = [1 + len(model.get_submodule(stack)) for stack in stacks[:-1]]  # of an encoder, or the start of a second one
+    for parameter, number in found.items():
+        own = [at for at, layer in enumerate(layers, start=1) if parameter.startswith(layer)]
+        if own:
+            assert number == own[0], parameter
+        elif parameter.startswith(tuple(f"{module}." for module in after)):
+            assert number == last, parameter
+        else:
+            assert number == 0 or number in ends, parameter
+
+
+@pytest.mark.skipif(int(transformers.__version__[0]) < 5, reason="its config differs")
+def test_layers_of_a_model_with_auxiliary_lists() -> None:
+    """Gemma3n has an embedding for each layer, registered after the layers, and lists of projections beside them."""
+    config = transformers.Gemma3nTextConfig(
+        **SIZES | {"num_hidden_layers": 4}, vocab_size_per_layer_input=256, hidden_size_per_layer_input=8,
+        num_key_value_heads=2, head_dim=16, num_kv_shared_layers=0, layer_types=None, activation_sparsity_pattern=None,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.Gemma3nForCausalLM(config)
+    planned = anyoptim.plan("adamw_torch", model, lr=1.0, layer_decay=0.5)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    rates = {names[each]: group.get("lr", 1.0) for group in planned.groups for each in group["params"]}
+    assert rates["model.embed_tokens.weight"] == rates["model.embed_tokens_per_layer.weight"] == 0.5**5
+    assert rates["model.layers.0.mlp.up_proj.weight"] == 0.5**4
+    assert rates["model.layers.3.mlp.up_proj.weight"] == 0.5
+    assert rates["model.norm.weight"] == 1.0
 
 
 # ---------------------------------------------------------------- shorthands
@@ -337,3 +373,38 @@ def test_the_plan_shows_every_rate_and_why() -> None:
 def test_upstream_classes_without_groups_take_none(name: str) -> None:
     with pytest.raises(OptimArgsError, match="has no hyperparameter 'layer_decay'"):
         anyoptim.plan(name, llama(), optim_args="implementation=upstream,layer_decay=0.9")
+
+
+# ---------------------------------------------------------------- one value for all groups
+
+
+@pytest.mark.parametrize("name", ["prodigy", "dadapt_adam", "pytorch_optimizer/prodigy", "lookahead(dadapt_lion)"])
+@pytest.mark.parametrize("text", ["layer_decay=0.5", "embedding_lr=1e-4", "down_proj@lr_ratio=0.1", "down_proj@lr=0.1"])
+def test_a_rate_of_its_own_is_refused_where_a_package_has_one_for_all(name: str, text: str) -> None:
+    with pytest.raises(OptimArgsError, match=r"has one lr for all parameters; leave it out, or take an optimizer"):
+        anyoptim.plan(name, llama(), lr=1.0, optim_args=text)
+
+
+def test_what_is_read_once_for_all_groups_is_no_setting_of_one() -> None:
+    with pytest.raises(
+        OptimArgsError, match=r"prodigy: groups entry 1 \('norm'\) sets betas for .*norm.*one betas for all"
+    ):
+        anyoptim.plan("prodigy", llama(), groups=[{"match": "norm", "betas": (0.5, 0.9)}])
+    with pytest.raises(
+        OptimArgsError, match=r"embedding_lr sets lr for model\.embed_tokens\.weight, but prodigy has one"
+    ):
+        anyoptim.plan("muon+prodigy", llama(), embedding_lr=1e-3)
+
+
+def test_what_each_group_has_stays_its_own_there() -> None:
+    found = built("prodigy", lr=1.0, groups=[{"match": "down_proj", "lr": 1.0, "weight_decay": 0.3}])
+    assert found["model.layers.0.mlp.down_proj.weight"]["weight_decay"] == 0.3
+    assert anyoptim.plan("muon+prodigy", llama(), layer_decay=1.0)
+    hybrid = built("muon+prodigy", optim_args="down_proj@lr_ratio=0.1", lr=1.0)  # Muon has a rate for each group
+    assert hybrid["model.layers.0.mlp.down_proj.weight"]["lr"] == 0.1
+
+
+def test_a_step_size_of_its_own_is_every_groups() -> None:
+    given = {"lr": None, "optim_args": "relative_step=true"}
+    with pytest.raises(OptimArgsError, match="but adafactor takes a step size of its own"):
+        anyoptim.plan("adafactor", llama(), embedding_lr=1e-4, **given)

@@ -140,6 +140,42 @@ def test_cautious_decays_every_element() -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
 
 
+def test_cautious_decays_by_the_rate_that_prodigy_estimates() -> None:
+    """A decay by its lr of 1.0 instead makes the norm 1682."""
+    norms = []
+    for name in ("prodigy", "cautious(prodigy)"):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(16, 16, bias=False)
+        optimizer = anyoptim.get_optimizer(name, model, lr=1.0, weight_decay=0.01)
+        for _ in range(300):
+            model.weight.grad = torch.randn(16, 16) * 1e-3
+            optimizer.step()
+        norms.append(float(model.weight.detach().norm()))
+    assert norms[1] == pytest.approx(norms[0], rel=0.1)
+
+
+@pytest.mark.parametrize("wrapper", ["cautious", "schedule_free", "lookahead(cautious"])
+@pytest.mark.parametrize(
+    ("inner_name", "optim_args"),
+    [
+        ("adafactor", "relative_step=true,lr=none"),
+        ("timm/adafactor", "lr=none"),
+        ("pytorch_optimizer/a2grad", ""),
+        ("muon+adafactor", "fallback_relative_step=true,fallback_lr=none"),
+    ],
+)
+def test_wrappers_that_compute_with_a_rate_need_one(wrapper: str, inner_name: str, optim_args: str) -> None:
+    name = f"{wrapper}({inner_name})" + ")" * wrapper.count("(")
+    asked = r"computes with the learning rate of \S*(adafactor|a2grad), which has none here; set lr in optim_args"
+    with pytest.raises(anyoptim.UnsupportedError, match=asked):
+        anyoptim.plan(name, llama(), optim_args=optim_args)
+
+
+def test_other_wrappers_need_no_rate() -> None:
+    anyoptim.get_optimizer("lookahead(adafactor)", llama(), optim_args="relative_step=true,lr=none")
+    anyoptim.get_optimizer("cautious(adafactor)", llama(), lr=1e-3)
+
+
 def test_arguments_of_every_level() -> None:
     plan = anyoptim.plan(
         "lookahead(orthograd(optimi/lion))",

@@ -12,6 +12,9 @@ from anyoptim.arguments.values import check
 from anyoptim.errors import OptimArgsError, did_you_mean
 from anyoptim.names.hyperparameters import Hyperparameter, Interval
 
+_RATE = Interval(low=0.0, open_high=True)
+_RATIO = Interval(low=0.0, open_low=True, open_high=True)
+
 GROUP_OPTIONS = {
     each.name: each
     for each in (
@@ -36,15 +39,15 @@ GROUP_OPTIONS = {
             float,
             None,
             "learning rate of LoRA's B in units of that of A (LoRA+, arXiv 2402.12354)",
-            Interval(low=0.0, open_low=True),
+            _RATIO,
             scope="groups",
         ),
-        Hyperparameter("embedding_lr", float, None, "learning rate of the embeddings", Interval(low=0.0), "groups"),
+        Hyperparameter("embedding_lr", float, None, "learning rate of the embeddings", _RATE, "groups"),
     )
 }
 """What every optimizer with param groups takes beside its own hyperparameters."""
 
-LR_RATIO = Hyperparameter("lr_ratio", float, None, "learning rate in units of lr", Interval(low=0.0, open_low=True))
+LR_RATIO = Hyperparameter("lr_ratio", float, None, "learning rate in units of lr", _RATIO)
 
 
 @dataclass(frozen=True)
@@ -157,5 +160,5 @@ def read_patterns(given: object, label: str) -> tuple[str, ...]:
 def _compiled(text: str, label: str) -> None:
     try:
         re.compile(text)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise OptimArgsError(f"{label} is no valid regex: {error}.") from error

@@ -53,9 +53,10 @@ def check(value: object, hyperparameter: Hyperparameter, spec_name: str, origin:
         annotation = common_type(hyperparameter.default)
     converted = convert(value, annotation, label)
     if hyperparameter.within is not None:
-        for number in converted if isinstance(converted, (tuple, list)) else (converted,):
-            if isinstance(number, Real) and float(number) not in hyperparameter.within:
-                raise OptimArgsError(f"{label} must be {hyperparameter.within}, not {number}.")
+        number = hyperparameter.within.outside(converted)
+        if number is not None:
+            shown = str(number) if len(str(number)) <= 60 else "a number of so many digits"
+            raise OptimArgsError(f"{label} must be {hyperparameter.within}, not {shown}.")
     return converted
 
 

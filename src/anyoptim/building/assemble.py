@@ -17,9 +17,11 @@ from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.copies import copy_whole
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.engines.wrapper import Wrapper
 from anyoptim.errors import OptimArgsError, OptimError
 from anyoptim.names.composing import MEMBER
-from anyoptim.names.role import Role
+from anyoptim.names.spec import Implementation
+from anyoptim.routing.places import Place
 
 RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, or give warmup_steps in optim_args."
 """Why a warmup ratio cannot be built."""
@@ -81,13 +83,7 @@ def assemble(
         stands_for: the model's parameters by those that stand in for them in ``params``.
         changed: constructor keywords that differ from the blueprint's.
     """
-    optimizer = _bare(blueprint, params, **changed)
-    if blueprint.implementation.mends:
-        routes = blueprint.routing.routes if blueprint.routing else ()
-        roles: dict[Tensor, Role] = {each.parameter: each.role for each in routes}
-        originals = stands_for or {}
-        for name in blueprint.implementation.mends:
-            getattr(mends, name)(optimizer, lambda parameter: roles.get(originals.get(parameter, parameter)))
+    optimizer = _bare(blueprint, params, stands_for or {}, **changed)
     for wrapper in blueprint.spec.wrappers:
         wrap: Any = wrapper.default.load()
         optimizer = wrap(optimizer, **blueprint.settings.of_scope("wrapper", wrapper.name))
@@ -105,8 +101,10 @@ def class_of(blueprint: Blueprint) -> type[Optimizer]:
     return loaded[0] if isinstance(loaded[0], type) and issubclass(loaded[0], Optimizer) else Optimizer
 
 
-def _bare(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed: object) -> Optimizer:
-    """Call the constructor, or of a hybrid both."""
+def _bare(
+    blueprint: Blueprint, params: nn.Module | Iterable[Any], stands_for: Mapping[Tensor, Tensor], **changed: object
+) -> Optimizer:
+    """Call the constructor, or of a hybrid both, and mend what they make."""
     spec, implementation = blueprint.spec, blueprint.implementation
     build = implementation.load()
     if isinstance(params, nn.Module) and implementation.takes != "model":
@@ -114,13 +112,30 @@ def _bare(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed: ob
         params = named if implementation.takes == "named_parameters" else [each for _, each in named]
     keywords = _that_it_has(blueprint, build, {**blueprint.keywords, **changed})
     if spec.fallback is None:
-        return build(params, **keywords)
+        return _mended(build(params, **keywords), implementation, blueprint, stands_for)
     groups = list(params)  # type: ignore[arg-type]  # a hybrid takes no model
     rest = [group for group in groups if group[MEMBER] == spec.fallback.name]
     own = [group for group in groups if group[MEMBER] == spec.target_optimizer]
     theirs = {**blueprint.settings.of_scope("fallback"), **_taken_over(blueprint, changed)}
-    members = {spec.fallback.name: spec.fallback.default.load()(rest, **theirs)} if rest else {}
-    return CompositeOptimizer({**members, spec.target_optimizer: build(own, **keywords)})
+    members = {spec.target_optimizer: (implementation, build(own, **keywords))}
+    if rest:
+        other = spec.fallback.default
+        members = {spec.fallback.name: (other, other.load()(rest, **theirs)), **members}
+    return CompositeOptimizer(
+        {name: _mended(made, each, blueprint, stands_for) for name, (each, made) in members.items()}
+    )
+
+
+def _mended(
+    optimizer: Optimizer, implementation: Implementation, blueprint: Blueprint, stands_for: Mapping[Tensor, Tensor]
+) -> Optimizer:
+    """Apply what a spec names of ``mends``."""
+    if implementation.mends:
+        routes = blueprint.routing.routes if blueprint.routing else ()
+        places: dict[Tensor, Place] = {each.parameter: each.place for each in routes}
+        for name in implementation.mends:
+            getattr(mends, name)(optimizer, lambda parameter: places.get(stands_for.get(parameter, parameter)))
+    return optimizer
 
 
 def _taken_over(blueprint: Blueprint, changed: Mapping[str, object]) -> dict[str, object]:
@@ -143,7 +158,10 @@ def _that_it_has(
 
 def _refuse_inert_overrides(blueprint: Blueprint, optimizer: Optimizer) -> None:
     """Raise for an override of a keyword that the optimizer keeps for all groups together."""
-    kept_by_group = {"lr_ratio"}.union(blueprint.settings.of_scope("target"), *optimizer.param_groups)
+    while isinstance(optimizer, Wrapper):
+        optimizer = optimizer.optimizer
+    members = optimizer.optimizers.values() if isinstance(optimizer, CompositeOptimizer) else (optimizer,)
+    kept_by_group = {"lr_ratio"}.union(blueprint.settings.of_scope("target"), *(each.defaults for each in members))
     for each in blueprint.routing.routes if blueprint.routing else ():
         adjustment = each.adjustment
         if adjustment is None or not adjustment.label:

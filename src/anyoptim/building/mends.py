@@ -1,7 +1,7 @@
 """What other packages' optimizers need to keep our promises, applied to each one that is built.
 
 A spec names these functions in ``Implementation.mends``. Each takes the optimizer and a function from one of its
-parameters to that parameter's role.
+parameters to that parameter's place in the model.
 """
 
 from __future__ import annotations
@@ -10,42 +10,105 @@ import enum
 import importlib
 import inspect
 import sys
-from collections import deque
-from collections.abc import Callable
-from types import MethodType
+from collections import ChainMap, OrderedDict, deque
+from collections.abc import Callable, Mapping
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anyoptim.engines.loading import after_loading, before_loading
 from anyoptim.names import packages
-from anyoptim.names.role import EMBEDDINGS, Role
+from anyoptim.names.role import EMBEDDINGS
+from anyoptim.routing.places import Place
 
-RoleOf = Callable[[Tensor], "Role | None"]
+PlaceOf = Callable[[Tensor], "Place | None"]
 
 
-def embeddings_in_32_bits(optimizer: Any, role_of: RoleOf) -> None:
+def embeddings_in_32_bits(optimizer: Any, place_of: PlaceOf) -> None:
     """Keep the state of embeddings in 32 bits, as transformers and bitsandbytes advise.
 
     bitsandbytes keeps such exceptions in a manager that all optimizers of a process share, by the place of a parameter
-    in its group: two optimizers would take over each other's. This one gets a manager of its own, and goes by the
-    parameter.
+    in its group: two optimizers would take over each other's. This one gets a manager of its own, which knows the
+    user's exceptions too, and goes by the parameter.
     """
-    manager = object.__new__(type(optimizer.mng))  # its constructor points to the shared one
+    shared = optimizer.mng
+    manager = object.__new__(type(shared))  # its constructor points to the shared one
     manager.initialize()
+    manager.pid2config = ChainMap({}, shared.pid2config)
+    exceptions: dict[Tensor, dict[str, Any]] = {}
+    manager.module_weight_config_triple = _Modules()
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    for module, name, config in shared.module_weight_config_triple:
+        if getattr(module, name) in held:
+            exceptions[getattr(module, name)] = config
+    for parameter in held:
+        place = place_of(parameter)
+        if place is not None and place.role in EMBEDDINGS:
+            exceptions[parameter] = {"optim_bits": 32}
+            # where transformers leaves them for anybody to read
+            manager.register_module_override(place.module, place.name.rpartition(".")[2], exceptions[parameter])
     optimizer.mng = manager
-    get_config = optimizer.get_config
-
-    def get_config_of(gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
-        config: dict[str, Any] = get_config(gindex, pindex, group)
-        if role_of(group["params"][pindex]) in EMBEDDINGS:
-            config["optim_bits"] = 32
-        return config
-
-    optimizer.get_config = get_config_of
+    optimizer.get_config = _ConfigOf(optimizer, exceptions)
 
 
-def no_pickle_in_state(optimizer: Optimizer, role_of: RoleOf) -> None:
+class _Modules(list[Any]):
+    """Modules with exceptions, which belong to a model: a copy of the optimizer goes without them."""
+
+    def __reduce__(self) -> Any:
+        return _Modules, ()
+
+
+class _ConfigOf:
+    """bitsandbytes' ``get_config``, by the parameter instead of its place.
+
+    Args:
+        optimizer: whose.
+        exceptions: what differs for single parameters.
+    """
+
+    def __init__(self, optimizer: Any, exceptions: Mapping[Tensor, Mapping[str, Any]]) -> None:
+        self.optimizer = optimizer
+        self.exceptions = exceptions
+
+    def __call__(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+        parameter, manager = group["params"][pindex], self.optimizer.mng
+        # the group may be another optimizer's copy; no exception is kept under the place -1
+        alone = SimpleNamespace(args=self.optimizer.args, mng=manager, param_groups=[group])
+        config: dict[str, Any] = type(self.optimizer).get_config(alone, -1, pindex, group)
+        return {**config, **manager.pid2config.get(id(parameter), {}), **self.exceptions.get(parameter, {})}
+
+
+def hooks_around_loading(optimizer: Any, place_of: PlaceOf) -> None:
+    """Let what hooks make of a state dict be loaded, by a class whose own ``load_state_dict`` looks at the argument."""
+    optimizer.load_state_dict = _LoadingWithHooks(optimizer)
+
+
+class _LoadingWithHooks:
+    """The ``load_state_dict`` of a class, between the hooks that torch lets anybody register.
+
+    Args:
+        optimizer: whose.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def __call__(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        optimizer = self.optimizer
+        state_dict = before_loading(optimizer, state_dict)
+        names = ("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks")
+        hooks = {name: getattr(optimizer, name) for name in names}
+        vars(optimizer).update({name: OrderedDict() for name in names})  # the class may run them once more
+        try:
+            type(optimizer).load_state_dict(optimizer, state_dict, *args, **kwargs)
+        finally:
+            vars(optimizer).update(hooks)
+        after_loading(optimizer)
+
+
+def no_pickle_in_state(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Keep heavyball's pickled schedule out of state dicts, and never unpickle one.
 
     ``torch.load(weights_only=True)`` lets bytes pass, and heavyball unpickles them. The constructor makes the schedule
@@ -62,7 +125,7 @@ def no_pickle_in_state(optimizer: Optimizer, role_of: RoleOf) -> None:
     optimizer.register_load_state_dict_pre_hook(drop, prepend=True)
 
 
-def no_compiling_on_a_cpu(optimizer: Optimizer, role_of: RoleOf) -> None:
+def no_compiling_on_a_cpu(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Let heavyball step without torch.compile where parameters are on a CPU: compiling takes up to a minute there."""
     if any(parameter.device.type != "cpu" for group in optimizer.param_groups for parameter in group["params"]):
         return
@@ -79,14 +142,14 @@ def no_compiling_on_a_cpu(optimizer: Optimizer, role_of: RoleOf) -> None:
     optimizer.step = MethodType(step_as_it_is, optimizer)  # type: ignore[method-assign]  # schedulers wrap methods
 
 
-def no_triton_on_a_cpu(optimizer: Optimizer, role_of: RoleOf) -> None:
+def no_triton_on_a_cpu(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Keep optimi off Triton kernels for parameters on a CPU, where it picks them once Triton is installed."""
     for group in optimizer.param_groups:
         if group["triton"] is None and all(parameter.device.type == "cpu" for parameter in group["params"]):
             group["triton"] = False
 
 
-def plain_state(optimizer: Optimizer, role_of: RoleOf) -> None:
+def plain_state(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Write an optimizer's own objects and queues into state dicts as plain values, and make them again from these.
 
     Only classes of the optimizer's own package that are imported already are made, without calling them.
@@ -152,7 +215,7 @@ def _made_again(value: Any, package: str) -> Any:
     return value
 
 
-def generator_in_state(optimizer: Any, role_of: RoleOf) -> None:
+def generator_in_state(optimizer: Any, place_of: PlaceOf) -> None:
     """Keep the generator that timm's Adahessian draws from in its state dict, so that a resumed run draws on."""
 
     def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -166,13 +229,14 @@ def generator_in_state(optimizer: Any, role_of: RoleOf) -> None:
     optimizer.register_load_state_dict_pre_hook(load)
 
 
-def rate_in_groups(optimizer: Optimizer, role_of: RoleOf) -> None:
+def rate_in_groups(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Give the groups a learning rate, which schedulers and logs read, where the step size is not one."""
     for group in optimizer.param_groups:
-        group.setdefault("lr", 0.0)
+        if group.get("lr") is None:
+            group["lr"] = 0.0
 
 
-def torch_hooks(optimizer: Optimizer, role_of: RoleOf) -> None:
+def torch_hooks(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Complete an optimizer that did not call torch's constructor."""
     Optimizer.__setstate__(optimizer, {})
 

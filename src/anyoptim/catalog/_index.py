@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Union
 
 from anyoptim.catalog._algorithms import Algorithm, algorithms
-from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE
+from anyoptim.catalog._shared import DECAY, FRACTION, NON_NEGATIVE, NON_POSITIVE, POSITIVE
 from anyoptim.names.composing import pair
 from anyoptim.names.hyperparameters import FUSED_BACKWARD, ITS_OWN, REQUIRED, Hyperparameter, Interval
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
@@ -41,11 +41,11 @@ _TYPES: dict[str, object] = {
 
 _MEANINGS: dict[str, tuple[str, Interval | None]] = {
     "lr": ("learning rate", NON_NEGATIVE),
-    "betas": ("decay rates of the moment estimates", None),
+    "betas": ("decay rates of the moment estimates", DECAY),
     "eps": ("added to the denominator", NON_NEGATIVE),
     "weight_decay": ("weight decay", NON_NEGATIVE),
-    "momentum": ("momentum factor", NON_NEGATIVE),
-    "dampening": ("dampening of the momentum", None),
+    "momentum": ("momentum factor", DECAY),
+    "dampening": ("dampening of the momentum", FRACTION),
     "nesterov": ("Nesterov momentum", None),
     "amsgrad": ("keep the maximum of the second moment", None),
     "ams_bound": ("keep the maximum of the second moment", None),
@@ -78,7 +78,7 @@ _MEANINGS: dict[str, tuple[str, Interval | None]] = {
     "block_size": ("elements that share a scale", POSITIVE),
     "bf16_stochastic_round": ("round bfloat16 weights stochastically", None),
     "rank": ("rank of the projected gradient", None),
-    "ns_steps": ("Newton-Schulz iterations", None),
+    "ns_steps": ("Newton-Schulz iterations", Interval(low=1, high=99)),
     "r": ("power of the step in the average's weights", None),
     "weight_lr_power": ("power of the learning rate in the average's weights", None),
     "precondition_frequency": ("steps between new preconditioners", POSITIVE),
@@ -88,6 +88,24 @@ _MEANINGS: dict[str, tuple[str, Interval | None]] = {
     "alpha": ("smoothing constant or mixing factor", None),
     "rho": ("radius or decay rate", None),
 }
+
+
+_RANGES: dict[str, Interval] = {
+    name: within
+    for within, names in {
+        DECAY: (
+            "adamw_betas betas_1d beta beta0 beta1 beta2 beta3 shampoo_beta lower_bound_beta grafting_beta"
+            " momentum_beta alignment_ema ema_rate compression_decay"
+        ),
+        NON_NEGATIVE: (
+            "adamw_lr adamw_wd adamw_eps lr_1d lr_1d_factor weight_decay_1d eps1 eps2 eps_2 eps_scale matrix_eps"
+            " diagonal_eps lr_decay initial_accumulator_value"
+        ),
+        NON_POSITIVE: "decay_rate beta2_decay",
+    }.items()
+    for name in names.split()
+}
+"""Of names that need no explanation. A package whose own default is outside means another thing by the name."""
 
 
 NO_TRAITS = Traits()
@@ -233,8 +251,10 @@ def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: M
 
 def _hyperparameters(rows: list[list[Any]]) -> Iterator[Hyperparameter]:
     for name, kind, *default in rows:
-        meaning, within = _MEANINGS.get(name, ("", None))
-        yield Hyperparameter(name, decoded(kind), _default(default, kind), meaning, within)
+        meaning, within = _MEANINGS.get(name, ("", _RANGES.get(name)))
+        own = _default(default, kind)
+        fits = within is not None and within.outside(own) is None
+        yield Hyperparameter(name, decoded(kind), own, meaning, within if fits else None)
 
 
 def _default(given: list[Any], kind: object) -> object:

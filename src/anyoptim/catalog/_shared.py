@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from anyoptim.names.hyperparameters import Hyperparameter, Interval
 from anyoptim.names.role import EVERY_ROLE, Role
 from anyoptim.names.spec import Implementation
 
-NON_NEGATIVE = Interval(low=0.0)
+NON_NEGATIVE = Interval(low=0.0, open_high=True)
+"""And finite: an infinite rate makes every weight NaN."""
+NON_POSITIVE = Interval(high=0.0, open_low=True)
 POSITIVE = Interval(low=0.0, open_low=True)
 AT_LEAST_ONE = Interval(low=1.0)
 FRACTION = Interval(low=0.0, high=1.0)
 DECAY = Interval(low=0.0, high=1.0, open_high=True)
+"""Of an average: from 1 on, what is added up never fades."""
 
 
 def lr(default: float | None) -> Hyperparameter:
@@ -38,7 +43,7 @@ def optional_flag(name: str, help: str, default: bool | None = None) -> Hyperpar
 
 
 def momentum(default: float = 0.0) -> Hyperparameter:
-    return Hyperparameter("momentum", float, default, "momentum factor", NON_NEGATIVE)
+    return Hyperparameter("momentum", float, default, "momentum factor", DECAY)
 
 
 ADAFACTOR = (
@@ -50,16 +55,21 @@ ADAFACTOR = (
         NON_NEGATIVE,
     ),
     Hyperparameter("clip_threshold", float, 1.0, "RMS at which an update is clipped", POSITIVE),
-    Hyperparameter("decay_rate", float, -0.8, "exponent of the second moment's decay"),
-    Hyperparameter("beta1", float | None, None, "decay rate of the first moment, if any"),
+    Hyperparameter("decay_rate", float, -0.8, "exponent of the second moment's decay", NON_POSITIVE),
+    Hyperparameter("beta1", float | None, None, "decay rate of the first moment, if any", DECAY),
     weight_decay(),
     flag("scale_parameter", "scale the learning rate by the parameter's RMS"),
 )
 """Adafactor's but for its learning rate."""
+OPTIONAL_LR = Hyperparameter("lr", float | None, 1e-3, "learning rate; none with relative_step", NON_NEGATIVE)
 RELATIVE_STEP = (
     flag("relative_step", "time-dependent learning rate instead of lr"),
     flag("warmup_init", "start relative_step from a small rate"),
 )
+OWN_STEP_SIZE: dict[str, Any] = {"own_step_size": True, "mends": ("rate_in_groups",)}
+"""Of what steps without a learning rate; schedulers need one."""
+DISTANCE = "its step size is estimated from all parameters together"
+"""Of D-Adaptation and Prodigy, which read the settings of the estimate in one group."""
 SHARDED_REFUSED = "torch's sharded tensors refuse its operations"
 SHARDED_PLAIN = "its state is plain tensors"
 SHARDED_PART = "it computes from each process's own part of a matrix"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim.catalog._index import Facts, indexed
-from anyoptim.catalog._shared import SHARDED_KERNELS
+from anyoptim.catalog._shared import DECAY, SHARDED_KERNELS
 from anyoptim.names.spec import Traits
 
 _MOMENTUM = Facts(defaults={"momentum": 0.9})  # without, bitsandbytes refuses
+_ALPHA = {"alpha": {"within": DECAY}}
 _ADAM_FIELDS = Traits(adam_fields=True)
 
 
@@ -20,7 +21,7 @@ SPECS = indexed(
     "bitsandbytes",
     licence="MIT",
     extra="bitsandbytes",
-    mends=("embeddings_in_32_bits",),
+    mends=("embeddings_in_32_bits", "hooks_around_loading"),
     limits={
         "DTensor": {
             SHARDED_KERNELS: (
@@ -53,9 +54,9 @@ SPECS = indexed(
         "paged_ademamix_32bit": _known_to_transformers(
             "paged_ademamix_32bit", implementation={"target": "bitsandbytes.optim.ademamix:PagedAdEMAMix"}
         ),
-        "rmsprop": Facts(name="rmsprop_bnb"),
-        "rmsprop_8bit": Facts(name="rmsprop_bnb_8bit"),
-        "rmsprop_32bit": Facts(name="rmsprop_bnb_32bit"),
+        "rmsprop": Facts(name="rmsprop_bnb", hyperparameters=_ALPHA),
+        "rmsprop_8bit": Facts(name="rmsprop_bnb_8bit", hyperparameters=_ALPHA),
+        "rmsprop_32bit": Facts(name="rmsprop_bnb_32bit", hyperparameters=_ALPHA),
         "sgd": _MOMENTUM,
         "sgd_8bit": _MOMENTUM,
         "sgd_32bit": _MOMENTUM,

@@ -8,6 +8,8 @@ from typing import Literal
 from anyoptim.catalog._shared import (
     ADAFACTOR,
     AT_LEAST_ONE,
+    OPTIONAL_LR,
+    OWN_STEP_SIZE,
     POSITIVE,
     RELATIVE_STEP,
     SHARDED_PLAIN,
@@ -100,7 +102,10 @@ ADAFACTOR_SPEC = OptimizerSpec(
             refused={"relative_step": _NO_RELATIVE_STEP, "warmup_init": _NO_RELATIVE_STEP},
             target_roles=MATRICES,
         ),
-        _upstream("GaLoreAdafactor", lr(1e-3), *ADAFACTOR, *RELATIVE_STEP, DTensor=SHARDED_PLAIN),
+        replace(
+            _upstream("GaLoreAdafactor", OPTIONAL_LR, *ADAFACTOR, *RELATIVE_STEP, DTensor=SHARDED_PLAIN),
+            **OWN_STEP_SIZE,
+        ),
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anyoptim.catalog._shared import NON_NEGATIVE, POSITIVE, lr, native, weight_decay
+from anyoptim.catalog._shared import NON_NEGATIVE, NON_POSITIVE, POSITIVE, lr, native, weight_decay
 from anyoptim.names.composing import upstream
 from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec
@@ -18,7 +18,7 @@ _ADALOMO = (
         "eps", tuple[float, float], (1e-30, 1e-3), "for the squared gradient, for the parameter's RMS", NON_NEGATIVE
     ),
     Hyperparameter("clip_threshold", float, 1.0, "RMS at which an update is clipped", POSITIVE),
-    Hyperparameter("decay_rate", float, -0.8, "exponent of the second moment's decay"),
+    Hyperparameter("decay_rate", float, -0.8, "exponent of the second moment's decay", NON_POSITIVE),
     _CLIP_VALUE,
     weight_decay(),
 )

@@ -8,6 +8,9 @@ from typing import Literal
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
     AT_LEAST_ONE,
+    DECAY,
+    DISTANCE,
+    OWN_STEP_SIZE,
     POSITIVE,
     SHARDED_GRAPH,
     SHARDED_PART,
@@ -51,6 +54,13 @@ _FASTEST = ("adamp", "came", "lamb", "scion", "sgdw")
 _ONLY_HERE = ("adabound", "adai", "diffgrad", "grams", "racs", "shampoo", "signsgd", "sm3", "spam", "tiger", "yogi")
 _LORA = "it takes the two factors of LoRA adapters only"
 _PLAIN_STATE = {"mends": ("plain_state",)}
+_LOADS_IN_ITS_OWN_WAY = {"mends": ("hooks_around_loading",)}
+
+
+def _one_for_all(*names: str) -> dict[str, frozenset[str]]:
+    return {"one_for_all": frozenset(names)}
+
+
 _LOMO = Facts(
     implementation={"takes": "model", "unusable": "it updates in a backward pass of its own; take lomo or adalomo"}
 )
@@ -64,7 +74,7 @@ SPECS = indexed(
     licence="Apache-2.0",
     extra="pytorch-optimizer",
     coupled={
-        "its step size is estimated from all parameters together": "dadaptadam dadaptadan dadaptsgd prodigy",
+        DISTANCE: "dadaptadam dadaptadan dadaptsgd prodigy",
         "it draws random numbers, one after another for all parameters": "apollo bsam gravity kron magma",
         "a step on one parameter alone gives other weights than a step on all": (
             "adagc adams alice asgd avagrad dash lorarite madgrad ranger21 spam stablespam"
@@ -90,12 +100,19 @@ SPECS = indexed(
         **{check: {_LORA: "lorarite"} for check in ("traits", "device", "accumulation")},
         "schedule": {
             _LORA: "lorarite",
-            "its momentum holds updates at earlier rates": "accsgd adafactor apollodqn laprop",
+            "its momentum holds updates at earlier rates": "accsgd adafactor laprop",
+            "it warms up by a rate of its own": "apollodqn",
             "its step size does not come from lr": "a2grad alig",
             "its step has a lower bound": "adago",
             "it divides by lr": "asgd ftrl",
             "it draws weights around their mean": "bsam",
             "its weights are made anew from sums over all steps": "dadaptadan madgrad",
+        },
+        "per-group rate": {
+            "its first velocity is in units of 1 / lr": "gravity",
+            "it draws weights around their mean": "bsam",
+            "it scales weights to a norm at its first step": "nero",
+            "its average of the weights starts at zero": "srmm",
         },
         "bf16": {
             "geqrf_cpu knows no bfloat16": "lorarite",
@@ -130,10 +147,19 @@ SPECS = indexed(
         **{name: Facts(name=name) for name in _FASTEST + _ONLY_HERE},
         "sophiah": Facts(name="sophia", traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
         "stablespam": Facts(name="stable_spam"),
-        "dadaptadam": Facts(name="dadapt_adam"),
-        "dadaptlion": Facts(name="dadapt_lion"),
+        "dadaptadagrad": Facts(implementation=_one_for_all("lr")),
+        "dadaptadam": Facts(name="dadapt_adam", implementation=_one_for_all("lr", "betas", "bias_correction")),
+        "dadaptadan": Facts(implementation=_one_for_all("lr", "betas", "growth_rate")),
+        "dadaptlion": Facts(name="dadapt_lion", implementation=_one_for_all("lr", "betas")),
+        "dadaptsgd": Facts(implementation=_one_for_all("lr")),
+        "prodigy": Facts(implementation=_one_for_all("lr", "betas", "beta3", "bias_correction")),
+        # while it warms up, which it does by a rate of its constructor's
+        "apollodqn": Facts(implementation=_one_for_all("lr")),
         # the learning rate is the caller's
-        "adafactor": Facts(defaults={"relative_step": False, "scale_parameter": False}),
+        "adafactor": Facts(
+            defaults={"relative_step": False, "scale_parameter": False},
+            implementation={"own_step_size": True, "mends": ("rate_in_groups", "hooks_around_loading")},
+        ),
         "adago": _MUON,
         "adamuon": _MUON,
         "distributedmuon": replace(_MUON, implementation={**_MUON.implementation, "needs_process_group": True}),
@@ -148,20 +174,24 @@ SPECS = indexed(
         "lomo": _LOMO,
         "demo": Facts(implementation={"needs_process_group": True}),
         "adammini": Facts(
-            implementation={"takes": "model"},
+            implementation={"takes": "model", **_LOADS_IN_ITS_OWN_WAY},
             hyperparameters={
                 "num_embeds": {"taken_from": "config.hidden_size"},
                 "num_heads": {"taken_from": "config.num_attention_heads"},
                 "num_query_groups": {"taken_from": "config.num_key_value_heads"},
             },
         ),
-        "a2grad": Facts(implementation={"mends": ("rate_in_groups",)}),
+        "a2grad": Facts(implementation=OWN_STEP_SIZE, refused={"lr": "its step size comes from lips and beta"}),
         "adashift": Facts(implementation=_PLAIN_STATE),
         # without a bound it jumps wherever a gradient is small
-        "alig": Facts(traits=_CLOSURE, implementation={"mends": ("rate_in_groups",)}, defaults={"max_lr": 0.1}),
+        "alig": Facts(traits=_CLOSURE, implementation=OWN_STEP_SIZE, defaults={"max_lr": 0.1}),
         "conda": Facts(name="conda", implementation=_PLAIN_STATE),
         "scalableshampoo": Facts(implementation=_PLAIN_STATE),
         "bsam": Facts(traits=_CLOSURE),
+        "rmsprop": Facts(hyperparameters={"alpha": {"within": DECAY}}),
+        "adatam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
+        "tam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
+        **{name: Facts(implementation=_LOADS_IN_ITS_OWN_WAY) for name in ("dash", "fadam", "flashadamw")},
         "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
         "magma": Facts(implementation={"mends": ("torch_hooks",)}),
         "ranger21": Facts(name="ranger21", hyperparameters={"num_iterations": {"taken_from": "args.max_steps"}}),

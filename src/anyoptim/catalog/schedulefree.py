@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from anyoptim.catalog._index import Facts, indexed
-from anyoptim.catalog._shared import NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
+from anyoptim.catalog._shared import DECAY, NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
 from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
@@ -93,7 +93,7 @@ SPECS = (
         implementations=_schedule_free(
             "SGDScheduleFree",
             lr(1.0),
-            Hyperparameter("momentum", float, 0.9, "interpolation between average and newest weights", NON_NEGATIVE),
+            Hyperparameter("momentum", float, 0.9, "interpolation between average and newest weights", DECAY),
             _WARMUP,
         ),
     ),

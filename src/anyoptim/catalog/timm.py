@@ -9,6 +9,10 @@ from typing import Any
 
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
+    DECAY,
+    FRACTION,
+    NON_NEGATIVE,
+    OWN_STEP_SIZE,
     SHARDED_GRAPH,
     SHARDED_KERNELS,
     SHARDED_PART,
@@ -26,6 +30,12 @@ from anyoptim.names.spec import GroupFlag, Implementation, OptimizerSpec, Traits
 
 # of the packages that offer them, see benchmarks/results/bare_names.md
 _FASTEST = ("adabelief", "kron", "laprop", "lars", "madgrad", "mars", "novograd")
+_BITSANDBYTES = (
+    *("bnbadam", "bnbadam8bit", "bnbadamw", "bnbadamw8bit", "bnbademamix", "bnbademamix8bit", "bnblion"),
+    *("bnblion8bit", "bnbsgd", "bnbsgd8bit"),
+)
+_BIG_VISION = ("adafactorbv", "adafactorbvc", "cadafactorbv", "cadafactorbvc")
+_RMSPROP = ("rmsprop", "rmsproptf", "rmsproptfc", "rmsproptfw", "crmsproptf")
 _MUON = Facts(
     traits=Traits(needs_targets=True, targets="hidden-matrices"),
     implementation={"group_flag": GroupFlag("use_fallback", target=False, rest=True)},
@@ -74,10 +84,7 @@ SPECS = (
                 ),
                 SHARDED_PLAIN: "adafactor cadafactor kron kronc kronw",
                 SHARDED_GRAPH: "adahessian",
-                SHARDED_KERNELS: (
-                    "bnbadam bnbadam8bit bnbadamw bnbadamw8bit bnbademamix bnbademamix8bit bnblion bnblion8bit bnbsgd"
-                    " bnbsgd8bit"
-                ),
+                SHARDED_KERNELS: " ".join(_BITSANDBYTES),
                 SHARDED_PART: "muon nmuon",
             },
             "schedule": {
@@ -103,6 +110,12 @@ SPECS = (
         },
         facts={
             **{name: Facts(name=name) for name in _FASTEST},
+            **{name: Facts(implementation={"mends": ("hooks_around_loading",)}) for name in _BITSANDBYTES},
+            **{name: Facts(hyperparameters={"decay_rate": {"within": NON_NEGATIVE}}) for name in _BIG_VISION},
+            **{name: Facts(hyperparameters={"alpha": {"within": DECAY}}) for name in _RMSPROP},
+            # without a learning rate
+            "adafactor": Facts(implementation=OWN_STEP_SIZE),
+            "cadafactor": Facts(implementation=OWN_STEP_SIZE),
             "adopt": Facts(name="adopt", aliases=("adopt_adamw",)),
             "adahessian": Facts(
                 traits=Traits(second_order=True),
@@ -138,7 +151,7 @@ SPECS = (
         "FusedSGD",
         lr(1e-3),
         momentum(0.9),
-        Hyperparameter("dampening", float, 0.0, "dampening of the momentum"),
+        Hyperparameter("dampening", float, 0.0, "dampening of the momentum", FRACTION),
         weight_decay(),
         flag("nesterov", "Nesterov momentum", default=True),
     ),

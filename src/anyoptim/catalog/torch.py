@@ -9,8 +9,10 @@ from types import MappingProxyType
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
     CAPTURABLE,
+    DECAY,
     DIFFERENTIABLE,
     FOREACH,
+    FRACTION,
     FUSED,
     MAXIMIZE,
     NON_NEGATIVE,
@@ -119,7 +121,7 @@ SPECS = (
             "SGD",
             lr(1e-3),
             momentum(),
-            Hyperparameter("dampening", float, 0.0, "dampening of the momentum"),
+            Hyperparameter("dampening", float, 0.0, "dampening of the momentum", FRACTION),
             weight_decay(help=_L2),
             flag("nesterov", "Nesterov momentum"),
             MAXIMIZE,
@@ -158,7 +160,7 @@ SPECS = (
         implementations=_torch(
             "RMSprop",
             lr(1e-2),
-            Hyperparameter("alpha", float, 0.99, "decay rate of the mean square", NON_NEGATIVE),
+            Hyperparameter("alpha", float, 0.99, "decay rate of the mean square", DECAY),
             eps(),
             weight_decay(help=_L2),
             momentum(),

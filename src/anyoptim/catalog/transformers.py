@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import ADAFACTOR, RELATIVE_STEP, betas, eps, flag, lr, weight_decay
+from anyoptim.catalog._shared import (
+    ADAFACTOR,
+    OPTIONAL_LR,
+    OWN_STEP_SIZE,
+    RELATIVE_STEP,
+    betas,
+    eps,
+    flag,
+    lr,
+    weight_decay,
+)
 from anyoptim.names.hyperparameters import FUSED_BACKWARD, ITS_OWN, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
@@ -85,8 +95,9 @@ SPECS = (
                 extra="transformers",
                 licence="Apache-2.0",
                 limits={"DTensor": "its state is plain tensors"},
+                **OWN_STEP_SIZE,
                 hyperparameters=(
-                    Hyperparameter("lr", float | None, 1e-3, "learning rate; none with relative_step"),
+                    OPTIONAL_LR,
                     *ADAFACTOR,
                     *RELATIVE_STEP,
                     FUSED_BACKWARD,

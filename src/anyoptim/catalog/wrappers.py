@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from anyoptim.catalog._shared import AT_LEAST_ONE, DECAY, FRACTION, NON_NEGATIVE, POSITIVE, flag, native
-from anyoptim.names.hyperparameters import Hyperparameter
+from anyoptim.catalog._shared import AT_LEAST_ONE, FRACTION, NON_NEGATIVE, POSITIVE, flag, native
+from anyoptim.names.hyperparameters import Hyperparameter, Interval
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _TWO_SETS = "it would average or move weights that a schedule-free optimizer swaps with its average"
+_BETWEEN = Interval(low=0.0, high=1.0, open_low=True, open_high=True)
 _TWICE = "both would evaluate the loss again, each at weights of its own"
 
 SPECS = (
@@ -37,6 +38,7 @@ SPECS = (
     ),
     OptimizerSpec(
         name="cautious",
+        traits=Traits(needs_rate=True),
         summary="Cautious: only the part of an update that agrees with the gradient's sign",
         paper="arXiv 2411.16085",
         implementations=(
@@ -55,11 +57,11 @@ SPECS = (
         name="schedule_free",
         summary="schedule-free: an average of the weights in the place of a schedule",
         paper="arXiv 2405.15682",
-        traits=Traits(schedule_free=True),
+        traits=Traits(schedule_free=True, needs_rate=True),
         implementations=(
             native(
                 "schedule_free:ScheduleFree",
-                Hyperparameter("momentum", float, 0.9, "between the newest weights (0) and the average (1)", DECAY),
+                Hyperparameter("momentum", float, 0.9, "between the newest weights (0) and the average (1)", _BETWEEN),
                 Hyperparameter("weight_lr_power", float, 2.0, "power of the learning rate in the average's weights"),
                 Hyperparameter("r", float, 0.0, "power of the step in the average's weights"),
                 step_copies=1,

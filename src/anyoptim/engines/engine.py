@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.copies import kept_attributes
 from anyoptim.engines.loading import after_loading, before_loading
+from anyoptim.engines.ranges import refuse_out_of_range
 from anyoptim.errors import UnsupportedError
 
 CACHED = 2**17
@@ -38,6 +39,15 @@ class Engine(Optimizer):
     """A key that only the upstream package's state dict has, and that package's name."""
     takes_complex: ClassVar[bool] = False
     """Whether its arithmetic is right for complex parameters, too."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group whose values are in range."""
+        super().add_param_group(param_group)
+        try:
+            refuse_out_of_range(type(self), self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads

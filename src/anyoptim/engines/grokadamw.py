@@ -168,9 +168,10 @@ def _clip_factors(gradients: Sequence[Tensor], largest: float) -> list[Tensor | 
     """Return what each gradient is to be multiplied by, as tensors: reading a value would wait for the device."""
     if largest <= 0:
         return [None] * len(gradients)
-    dtype = wide(gradients[0].dtype)  # the norm of an fp16 gradient may be beyond fp16
-    if isinstance(gradients[0], DTensor):  # torch 2.14 takes this dtype for the norm's order in a foreach call
-        norms = [torch.linalg.vector_norm(each, dtype=dtype) for each in gradients]
+    dtypes = [wide(each.dtype) for each in gradients]  # the norm of an fp16 gradient may be beyond fp16
+    # torch 2.14 takes this dtype for the norm's order in a foreach call on DTensors
+    if isinstance(gradients[0], DTensor) or len(set(dtypes)) > 1:
+        norms = [torch.linalg.vector_norm(each, dtype=dtype) for each, dtype in zip(gradients, dtypes, strict=True)]
     else:
-        norms = list(torch._foreach_norm(list(gradients), dtype=dtype))
+        norms = list(torch._foreach_norm(list(gradients), dtype=dtypes[0]))
     return [(largest / (whole(norm) + 1e-6)).clamp(max=1.0) for norm in norms]

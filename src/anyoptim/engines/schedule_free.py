@@ -37,8 +37,6 @@ class ScheduleFree(Wrapper):
     def __init__(
         self, optimizer: Optimizer, momentum: float = 0.9, weight_lr_power: float = 2.0, r: float = 0.0
     ) -> None:
-        if not 0 < momentum < 1:
-            raise ValueError(f"momentum must be in (0, 1), not {momentum}")
         super().__init__(optimizer, momentum=momentum, weight_lr_power=weight_lr_power, r=r)
 
     def _complete(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.facade import Facade
+from anyoptim.engines.ranges import refuse_out_of_range
 
 
 class Wrapper(Facade):
@@ -29,6 +30,7 @@ class Wrapper(Facade):
     name: ClassVar[str]
 
     def __init__(self, optimizer: Optimizer, **settings: object) -> None:
+        refuse_out_of_range(type(self), settings)
         super().__init__(optimizer)
         self._settings = {f"{self.name}_{key}": value for key, value in settings.items()}
         self._complete()

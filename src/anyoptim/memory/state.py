@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.building.assemble import assemble
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.memory.generators import generators_kept
 from anyoptim.memory.trying import ATTEMPTS
 from anyoptim.names.spec import Traits
 from anyoptim.routing.groups import GroupDict
@@ -137,10 +138,10 @@ def _from_few(plan: Blueprint, optimizer: Optimizer) -> int | None:
 def _after_one_step(plan: Blueprint, most: int | None, shard: Shard | None) -> Optimizer:
     """Build a plan's optimizer on stand-ins for at most so many parameters of a kind, and let it step once.
 
-    On the CPU whatever the default device, and without drawing from the random numbers of a run. What a
+    On the CPU whatever the default device, and without moving a generator of the process. What a
     package warns of at its first step, it says in training.
     """
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.device("cpu"), generators_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stands_for: dict[Tensor, Tensor] = {}
 

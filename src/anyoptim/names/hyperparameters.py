@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Final, Literal
 
 Scope = Literal["optimizer", "target", "facade", "fallback", "wrapper", "groups"]
@@ -37,10 +38,26 @@ class Interval:
         below = value < self.high if self.open_high else value <= self.high
         return above and below
 
+    def outside(self, value: object) -> Real | None:
+        """Return the first number of a value, or of a sequence of them, that is not within; ``None`` if all are."""
+        for number in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(number, Real) and _float(number) not in self:
+                return number
+        return None
+
     def __str__(self) -> str:
+        if self.low == float("-inf"):
+            return f"{'<' if self.open_high else '<='} {self.high:g}"
         if self.high == float("inf"):
             return f"{'>' if self.open_low else '>='} {self.low:g}"
         return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+def _float(number: Real) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an integer of hundreds of digits
+        return float("inf") if abs(number) == number else float("-inf")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pkgutil
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from anyoptim.errors import OptimError, UnknownOptimizerError, did_you_mean
 from anyoptim.names import composing, packages
+from anyoptim.names.hyperparameters import Interval
 from anyoptim.names.signatures import spec_of
 from anyoptim.names.spec import Implementation, OptimizerSpec
 from anyoptim.names.unmade import Unmade
@@ -233,6 +234,16 @@ def listed(name: str) -> OptimizerSpec:
         licence=about.get("License-Expression", ""),
     )
     return OptimizerSpec(name=name, summary=about.get("Summary", "a plug-in"), implementations=(implementation,))
+
+
+def ranges_of(class_path: str) -> Mapping[str, Interval]:
+    """Return the ranges of what a class takes, by its own names, where the catalogue describes it by hand."""
+    _load_catalogue()
+    for spec in _specs.values():
+        for each in spec.implementations if isinstance(spec, OptimizerSpec) else ():
+            if each.target == class_path:
+                return {one.keyword: one.within for one in each.hyperparameters if one.within and not one.member}
+    return {}
 
 
 def known_names() -> list[str]:

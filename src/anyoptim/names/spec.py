@@ -61,6 +61,8 @@ class Implementation:
         step_copies: copies of the trainable weights that a step of a wrapper holds until its end.
         applied_lr: the key of a group that holds the learning rate of the last step.
         target_roles: the roles that a target may have.
+        one_for_all: hyperparameters that it has one value of for all groups, though each group has the key.
+        own_step_size: with ``lr=none``, or without such a keyword, a group's learning rate means nothing to it.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Implementation:
     step_copies: int = 0
     applied_lr: str = "lr"
     target_roles: frozenset[Role] = EVERY_ROLE
+    one_for_all: frozenset[str] = frozenset()
+    own_step_size: bool = False
 
     @property
     def may_fail(self) -> Mapping[str, str]:
@@ -176,6 +180,7 @@ class Traits:
             to an optimizer: each element is updated from its own gradient and state alone.
         clips_updates: limits its updates itself, so clipping gradients only weakens it.
         needs_closure: its step evaluates the loss again, at weights of its choosing.
+        needs_rate: of a wrapper: it computes with the learning rate of the optimizer inside.
         second_order: its step differentiates the gradients, so the backward pass must record itself.
         consumes_gradients: its step leaves no gradients behind.
         adam_fields: TrainingArguments' ``adam_beta1``, ``adam_beta2`` and ``adam_epsilon`` always apply,
@@ -188,6 +193,7 @@ class Traits:
     flat_pieces: bool = False
     clips_updates: bool = False
     needs_closure: bool = False
+    needs_rate: bool = False
     second_order: bool = False
     consumes_gradients: bool = False
     adam_fields: bool = False

@@ -44,6 +44,9 @@ def advise(
     if routing is not None:
         yield from routing.notes
     yield from _schedule(spec, fields)
+    for name, _ in _without_rate(spec, settings):
+        if "lr_scheduler_type" in fields:
+            yield f"lr_scheduler_type has no effect on {name}, whose step size is its own; logs show the rate 0"
     yield from _learning_rate(spec, settings)
     yield from _clipping(spec, settings, fields)
     if settings.get("fused_backward") and several_processes() and not is_sharded(fields, routing):
@@ -93,6 +96,7 @@ def refuse(
     _refuse_unusable(spec, implementation)
     _refuse_fields(spec, settings, fields)
     _refuse_adapters(spec, settings, fields, model)
+    _refuse_no_rate(spec, settings)
     if implementation.takes == "parameters" and is_sharded(fields, None):
         raise UnsupportedError(
             f"{spec.name} keeps the parameters it was built with, which accelerate replaces under FSDP2; take DDP."
@@ -185,6 +189,28 @@ def _refuse_unusable(spec: OptimizerSpec, implementation: Implementation) -> Non
         device = getattr(torch, each.device, None) if each.device else None
         if each.device and each.installed and not (device is not None and device.is_available()):
             raise UnsupportedError(f"{spec.name} needs {_DEVICES[each.device]}, and there is none here.")
+
+
+def _without_rate(spec: OptimizerSpec, settings: Settings) -> Iterator[tuple[str, object]]:
+    """Yield what steps without a learning rate: its name, and whether it then has a step size of its own."""
+    if settings.implementation.own_step_size and settings.get("lr") is None:
+        yield spec.target_optimizer, settings.get("relative_step", True)
+    if spec.fallback is not None and spec.fallback.default.own_step_size:
+        given = settings.of_scope("fallback")
+        if given.get("lr") is None:
+            yield spec.fallback.name, given.get("relative_step", True)
+
+
+def _refuse_no_rate(spec: OptimizerSpec, settings: Settings) -> None:
+    for name, steps in _without_rate(spec, settings):
+        if steps is False:
+            raise UnsupportedError(f"{name} cannot step without a learning rate; set lr, or relative_step=true.")
+        for wrapper in spec.wrappers:
+            if wrapper.traits.needs_rate:
+                raise UnsupportedError(
+                    f"{spec.name}: {wrapper.name} computes with the learning rate of {name}, which has none here;"
+                    " set lr in optim_args (and relative_step=false where that is set), or wrap adamw_torch."
+                )
 
 
 def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:

@@ -5,7 +5,7 @@ A parameter's overrides become keys of its group, and a ratio a rate, so that ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
 from torch import Tensor
@@ -75,6 +75,10 @@ class _Member:
         self.keywords = settings.of_scope("optimizer") if fallback is None else settings.of_scope("fallback")
         self.target_values = settings.of_scope("target") if is_target else {}
         self.marks: dict[str, object] = {MEMBER: self.name} if spec.fallback else {}
+        own = settings.implementation if fallback is None else fallback.default
+        self.shared = dict.fromkeys(own.one_for_all, "has one {} for all parameters")
+        if own.own_step_size and self.keywords.get("lr") is None:
+            self.shared["lr"] = "takes a step size of its own without an {} for all"
         flag = settings.implementation.group_flag
         if flag is not None:
             self.marks[flag.key] = flag.target if is_target else flag.rest
@@ -106,7 +110,19 @@ class _Member:
                 values["lr"] = rate * value
             elif self.takes(key):
                 values[key] = value
+        self._refuse_one_for_all(route, values)
         return values
+
+    def _refuse_one_for_all(self, route: Route, values: Mapping[str, object]) -> None:
+        """Raise for a value of a group's own where the package looks at one group's for all."""
+        assert route.adjustment is not None
+        for key, why in self.shared.items():
+            if key in values and values[key] != self.keywords.get(key):
+                subject = route.adjustment.label or f"{self.name}: {route.adjustment.rule}"
+                raise OptimArgsError(
+                    f"{subject} sets {key} for {route.name}, but {self.name} {why.format(key)}; leave it out, or take"
+                    " an optimizer that has one for each group, such as adamw_torch."
+                )
 
 
 def _refuse_unused(routing: Routing, used: set[tuple[str, str]], members: Iterable[_Member]) -> None:
