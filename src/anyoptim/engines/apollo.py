@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor
 
-from anyoptim.engines.engine import CACHED, cached, like, local, whole, wide
+from anyoptim.engines.engine import CACHED, cached, like, local, part, whole, wide
 from anyoptim.engines.low_rank import (
     LowRank,
     Side,
@@ -154,8 +154,9 @@ class APOLLOAdamW(LowRank):
             factor = factor * root
         factor = factor * (-group["lr"] * correction(group, state["step"]))
 
-        weight, update, by = _matching(parameter.detach(), gradient, factor)
-        weight.addcmul_(update, by)
+        weight = local(parameter.detach())
+        once = [dim for dim in (-2, -1) if factor.shape[dim] == 1]
+        weight.addcmul_(local(gradient), part(factor, parameter, *once))
         decay(group, weight)
 
     def _projection(self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor, side: Side) -> Tensor:
@@ -199,13 +200,3 @@ def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=wide(tensor.dtype))
     return norm
 
-
-def _matching(weight: Tensor, gradient: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the three as plain tensors: a DTensor's own part, and of the factor what scales that part."""
-    if not isinstance(weight, DTensor):
-        return weight, gradient, factor
-    assert isinstance(factor, DTensor)
-    placements = [
-        each if isinstance(each, Shard) and factor.shape[each.dim] > 1 else Replicate() for each in weight.placements
-    ]
-    return local(weight), local(gradient), local(factor.redistribute(placements=placements))

@@ -20,7 +20,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
 from anyoptim.engines.copies import kept_attributes
@@ -188,20 +188,24 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor
 
 
-def part(tensor: Tensor, weight: Tensor, shared: int | None = None) -> Tensor:
+def part(tensor: Tensor, weight: Tensor, *shared: int) -> Tensor:
     """Return, as a plain tensor, what of ``tensor`` belongs to this process's part of a weight.
 
     Args:
         tensor: of as many dimensions as the weight; whole on every process, or a DTensor.
         weight: decides how dimensions are split over processes.
-        shared: a negative dimension that ``tensor`` has in place of the weight's, so that it is not split.
+        shared: negative dimensions that ``tensor`` has in place of the weight's, so that they are not split.
     """
     tensor = like(tensor, weight)
     if not isinstance(tensor, DTensor):
         return tensor
     assert isinstance(weight, DTensor)
-    kept = None if shared is None else tensor.dim() + shared
-    placements = [each if isinstance(each, Shard) and each.dim != kept else Replicate() for each in weight.placements]
+    kept = {tensor.dim() + each for each in shared}
+    # a split over two meshes at once has a class of its own, which is no Shard
+    placements = [
+        Replicate() if isinstance(each, (Replicate, Partial)) or each.dim in kept else each
+        for each in weight.placements
+    ]
     return local(tensor.redistribute(placements=placements))
 
 
