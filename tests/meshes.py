@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import anyoptim
+from anyoptim.engines.closure import WithClosure
 
 STEPS = 5
 
@@ -53,18 +54,26 @@ def batch(step: int, width: int = 8) -> Tensor:
     return torch.randn(16, width, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
 
 
-def one_step(model: nn.Module, optimizer: Any, step: int) -> None:
+def one_step(
+    model: nn.Module, optimizer: Any, step: int, change_gradients: Callable[[nn.Module], None] | None = None
+) -> None:
     """A step on the same whole batch on every rank, which a mean over ranks leaves as it is."""
 
     def closure() -> float:
         optimizer.zero_grad()
-        x = batch(step).to(next(model.parameters()).dtype)
+        first = next(model.parameters())
+        x = batch(step).to(first.dtype)
+        if change_gradients is not None:  # the whole model is on one mesh
+            assert isinstance(first, DTensor)
+            x = DTensor.from_local(x, first.device_mesh, [Replicate()], run_check=False)
         loss = (model(x) - x.roll(1, 0)).square().mean()
         loss.backward()
-        return loss.item()
+        if change_gradients is not None:
+            change_gradients(model)
+        return float(whole(loss.detach()))
 
     closure()
-    optimizer.step(closure) if isinstance(optimizer, anyoptim.engines.closure.WithClosure) else optimizer.step()
+    optimizer.step(closure) if isinstance(optimizer, WithClosure) else optimizer.step()
     optimizer.zero_grad()
 
 

@@ -7,12 +7,114 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from meshes import as_one
+import torch
+import torch.distributed as dist
+from meshes import (
+    MESHES,
+    STEPS,
+    as_one,
+    distance,
+    net,
+    one_step,
+    optimizer,
+    partial_gradients,
+    trained,
+    weights,
+)
 from ranks import Cases, found
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
 
-NAMES = ["muon", "apollo_mini", "galore_adamw"]
-TWO: Cases = {}
-FOUR: Cases = {f"{name} on {mesh}": partial(as_one, name, mesh) for name in NAMES for mesh in ("fsdp_tp", "hsdp")}
+import anyoptim
+from anyoptim.engines.apollo import APOLLOAdamW
+from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.lookahead import Lookahead
+
+ENGINES = ["muon", "apollo_adamw", "apollo_mini", "galore_adamw", "galore_adafactor", "grokadamw", "lomo", "adalomo"]
+HYBRIDS = ["muon+sgd", "muon+prodigy"]
+WRAPPED = ["lookahead(muon)", "cautious(lion)", "orthograd(adamw_torch)", "schedule_free(sgd)", "sam(adamw_torch)"]
+PACKAGES = ["adamw_torch", "lion", "adopt", "lbfgs", "timm/adafactorbv"]
+FUSED = ["lomo", "adalomo"]
+
+
+# ---------------------------------------------------------------- gradients that are parts of a sum (A3)
+
+
+def sums_are_reduced(name: str) -> None:
+    """Sequence parallelism leaves the parts of a sum as gradients; some packages change a gradient in place."""
+    model = MESHES["replicated"](net())
+    built = optimizer(name, model)
+    for step, expected in enumerate(trained(name, None)):
+        one_step(model, built, step, partial_gradients)
+        assert distance(weights(model), expected) <= 1e-9
+
+
+def sequence_parallel(name: str) -> None:
+    """torch's own: each rank normalises its part of the sequence."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(4)
+            self.up, self.down = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x)
+
+    model = Normed()
+    parallelize_module(model, init_device_mesh("cpu", (2,)), {"norm": SequenceParallel()})
+    built = optimizer(name, model)
+    torch.manual_seed(dist.get_rank())
+    x = torch.randn(2, 3, 4)
+    for _ in range(3):
+        (model(x).to_local() * x).sum().backward()
+        built.step()
+        built.zero_grad()
+    mine = model.norm.weight.to_local().detach()
+    both = [torch.empty_like(mine), torch.empty_like(mine)]
+    dist.all_gather(both, mine.contiguous())
+    assert torch.equal(*both)
+
+
+# ---------------------------------------------------------------- ranks that hold different parameters (G5)
+
+
+def zero_projects_by_name() -> None:
+    """A matrix is projected alike whichever rank's partition it is in."""
+
+    def groups(model: nn.Module) -> list[dict[str, object]]:
+        named = [(name, each) for name, each in model.named_parameters() if each.dim() == 2]
+        return [{"params": [each], "param_names": [name], "rank": 2} for name, each in named]
+
+    model, alone = net(), net()
+    split = ZeroRedundancyOptimizer(groups(model), optimizer_class=APOLLOAdamW, lr=0.01)
+    one = APOLLOAdamW(groups(alone), lr=0.01)
+    for step in range(STEPS):
+        one_step(model, split, step)
+        one_step(alone, one, step)
+        assert distance(weights(model), weights(alone)) == 0
+
+
+def zero_refuses_facades() -> None:
+    for kind in (CompositeOptimizer, Lookahead):
+        with pytest.raises(anyoptim.UnsupportedError, match="fully_shard"):
+            ZeroRedundancyOptimizer(net().parameters(), optimizer_class=kind)
+
+
+TWO: Cases = {
+    **{f"sums: {name}": partial(sums_are_reduced, name) for name in (*ENGINES[:-2], *HYBRIDS, *WRAPPED, *PACKAGES)},
+    **{f"sequence parallel: {name}": partial(sequence_parallel, name) for name in ("apollo_mini", "grokadamw", *FUSED)},
+    **{f"{name} on tp": partial(as_one, name, "tp") for name in ("grokadamw", "apollo_adamw", "muon")},
+    "ZeRO projects by name": zero_projects_by_name,
+    "ZeRO refuses facades": zero_refuses_facades,
+}
+FOUR: Cases = {
+    f"{name} on {mesh}": partial(as_one, name, mesh)
+    for name in (*ENGINES, *HYBRIDS, *WRAPPED, "adamw_torch")
+    for mesh in ("fsdp_tp", "hsdp")
+}
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +122,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.mark.parametrize("case", TWO)
+def test_two_ranks(case: str, folder: Path) -> None:
+    assert found(TWO, 2, folder / "two-ranks.json")[case] == [""] * 2
 
 
 @pytest.mark.slow

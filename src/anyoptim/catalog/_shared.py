@@ -79,6 +79,7 @@ def native(
     unsupported: dict[str, str] | None = None,
     target_roles: frozenset[Role] = EVERY_ROLE,
     refused: dict[str, str] | None = None,
+    by_place: bool = False,
 ) -> Implementation:
     """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
     return Implementation(
@@ -90,4 +91,5 @@ def native(
         unsupported=unsupported or {},
         target_roles=target_roles,
         refused=refused or {},
+        by_place=by_place,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.copies import copy_whole, kept_attributes
+from anyoptim.engines.facade import not_around_parameters
 from anyoptim.engines.loading import after_loading, before_loading
 from anyoptim.engines.stepping import step_inside
 from anyoptim.names.composing import MEMBER
@@ -29,12 +30,15 @@ class CompositeOptimizer(Optimizer):
             its own.
 
     Raises:
+        UnsupportedError: parameters are given instead.
         KeyError: from ``add_param_group``, no optimizer has the name that the group gives.
     """
 
     optimizers: dict[str, Optimizer]
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
+        if not isinstance(optimizers, Mapping):
+            raise not_around_parameters(type(self))
         *_, main = optimizers.values()
         # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
         self.__setstate__({"optimizers": dict(optimizers), "defaults": main.defaults, "param_groups": [], "state": {}})

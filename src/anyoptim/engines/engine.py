@@ -69,10 +69,7 @@ class Engine(Optimizer):
         self.update_group(group, [parameter])
 
     def _settle(self, parameter: Tensor) -> None:
-        """Refuse a gradient that is sparse, and lay out one of a DTensor as its parameter is laid out.
-
-        Under sequence parallelism each process holds the sum over its part of a sequence, still to be reduced.
-        """
+        """Refuse a gradient that is sparse, and lay out one of a DTensor as its parameter is laid out."""
         gradient = parameter.grad
         if gradient is None:
             return
@@ -83,12 +80,7 @@ class Engine(Optimizer):
                 f"{type(self).__name__} is defined for real parameters, and one of shape {tuple(parameter.shape)} is"
                 " complex; leave it out of the target modules, or take adamw_torch."
             )
-        if (
-            isinstance(gradient, DTensor)
-            and isinstance(parameter, DTensor)
-            and gradient.placements != parameter.placements
-        ):
-            parameter.grad = gradient.redistribute(placements=parameter.placements)
+        lay_out_gradient(parameter)
 
     def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Apply one step to ``parameters``, the ones of ``group`` that have a gradient."""
@@ -143,6 +135,16 @@ def _moved(value: Any, parameter: Tensor | None) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_moved(each, parameter) for each in value)
     return value
+
+
+def lay_out_gradient(parameter: Tensor) -> None:
+    """Lay out the gradient of a DTensor as the parameter is laid out.
+
+    Under sequence parallelism each process holds the sum over its part of a sequence, still to be reduced.
+    """
+    gradient = parameter.grad
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
+        parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
 def refuse_capture(optimizer: Optimizer) -> None:
@@ -200,12 +202,9 @@ def part(tensor: Tensor, weight: Tensor, *shared: int) -> Tensor:
     if not isinstance(tensor, DTensor):
         return tensor
     assert isinstance(weight, DTensor)
-    kept = {tensor.dim() + each for each in shared}
-    # a split over two meshes at once has a class of its own, which is no Shard
-    placements = [
-        Replicate() if isinstance(each, (Replicate, Partial)) or each.dim in kept else each
-        for each in weight.placements
-    ]
+    kept = {None, *(tensor.dim() + each for each in shared)}
+    # what splits has a dimension, also where a dimension is split twice, which is no Shard
+    placements = [Replicate() if getattr(each, "dim", None) in kept else each for each in weight.placements]
     return local(tensor.redistribute(placements=placements))
 
 

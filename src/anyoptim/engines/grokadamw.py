@@ -169,7 +169,9 @@ def _clip_factors(gradients: Sequence[Tensor], largest: float) -> list[Tensor | 
     if largest <= 0:
         return [None] * len(gradients)
     dtype = wide(gradients[0].dtype)  # the norm of an fp16 gradient may be beyond fp16
-    if isinstance(gradients[0], DTensor):  # torch 2.14 takes this dtype for the norm's order in a foreach call
+    if any(
+        isinstance(each, DTensor) for each in gradients
+    ):  # torch 2.14 takes this dtype for the norm's order in a foreach call
         norms = [torch.linalg.vector_norm(each, dtype=dtype) for each in gradients]
     else:
         norms = list(torch._foreach_norm(list(gradients), dtype=dtype))

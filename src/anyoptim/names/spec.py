@@ -60,6 +60,8 @@ class Implementation:
             neither accumulate nor are reduced over processes.
         applied_lr: the key of a group that holds the learning rate of the last step.
         target_roles: the roles that a target may have.
+        by_place: what it does to a parameter depends on that one's place among the others, so that no device mesh may
+            split its groups.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Implementation:
     updates_in_backward: bool = False
     applied_lr: str = "lr"
     target_roles: frozenset[Role] = EVERY_ROLE
+    by_place: bool = False
 
     @property
     def may_fail(self) -> Mapping[str, str]:
