@@ -56,16 +56,16 @@ def _work(rank: int, size: int, cases: Cases, folder: str) -> None:
     torch.set_num_threads(1)
     for number, (name, case) in enumerate(cases.items()):
         # a group of its own: a rank that raises closes it, and the others raise instead of waiting
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/meeting-{number}",
-            rank=rank,
-            world_size=size,
-            timeout=datetime.timedelta(seconds=60),
-        )
+        said = ""
         try:
+            dist.init_process_group(
+                "gloo",
+                init_method=f"file://{folder}/meeting-{number}",
+                rank=rank,
+                world_size=size,
+                timeout=datetime.timedelta(seconds=60),
+            )
             case()
-            said = ""
         except Exception as error:
             said = f"{name} on rank {rank}: {type(error).__name__}: {error}\n{traceback.format_exc()[-1500:]}"
         finally:

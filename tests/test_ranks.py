@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from meshes import (
     MESHES,
     STEPS,
     as_one,
+    batch,
     distance,
     net,
     one_step,
@@ -24,8 +26,11 @@ from meshes import (
 from ranks import Cases, found
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import anyoptim
 from anyoptim.engines.apollo import APOLLOAdamW
@@ -103,7 +108,65 @@ def zero_refuses_facades() -> None:
             ZeroRedundancyOptimizer(net().parameters(), optimizer_class=kind)
 
 
+# ---------------------------------------------------------------- flat pieces (G3)
+
+
+def flat(model: nn.Module, *, use_orig_params: bool) -> nn.Module:
+    wrapped = ModuleWrapPolicy({nn.Linear})
+    return FullyShardedDataParallel(
+        model, use_orig_params=use_orig_params, device_id=torch.device("cpu"), auto_wrap_policy=wrapped
+    )
+
+
+def flat_pieces_are_refused(name: str) -> None:
+    for use_orig_params in (True, False):
+        with pytest.raises(anyoptim.UnsupportedError, match="fully_shard"):
+            optimizer(name, flat(net(), use_orig_params=use_orig_params))
+
+
+def adamw_trains_on_flat_pieces() -> None:
+    model, alone = net(), net()
+    sharded = flat(model, use_orig_params=True)
+    split, one = optimizer("adamw_torch", sharded, weight_decay=0.1), optimizer("adamw_torch", alone, weight_decay=0.1)
+    for step in range(STEPS):
+        one_step(sharded, split, step)
+        one_step(alone, one, step)
+    with FullyShardedDataParallel.summon_full_params(sharded):
+        found = {name.replace("_fsdp_wrapped_module.", ""): each.detach() for name, each in sharded.named_parameters()}
+        assert distance(found, weights(alone)) <= 1e-9
+    advice = anyoptim.plan("adamw_torch", flat(net(), use_orig_params=False), weight_decay=0.1).advice
+    assert any("use_orig_params=True" in each for each in advice)
+
+
+# ---------------------------------------------------------------- what is sent (G8)
+
+
+class Sent(TorchDispatchMode):
+    """The dtypes that are gathered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "all_gather" in str(func):
+            self.dtypes |= {each.dtype for each in args if isinstance(each, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def muon_sends_16_bits() -> None:
+    model = MESHES["fsdp"](net())
+    built = optimizer("muon+sgd", model)
+    model(batch(0)).square().mean().backward()
+    with Sent() as sent:
+        built.step()
+    assert sent.dtypes == {torch.bfloat16}
+
+
 TWO: Cases = {
+    **{f"flat pieces: {name}": partial(flat_pieces_are_refused, name) for name in ("adalomo", "grokadamw", "muon")},
+    "flat pieces: adamw_torch": adamw_trains_on_flat_pieces,
+    "Muon sends 16 bits": muon_sends_16_bits,
     **{f"sums: {name}": partial(sums_are_reduced, name) for name in (*ENGINES[:-2], *HYBRIDS, *WRAPPED, *PACKAGES)},
     **{f"sequence parallel: {name}": partial(sequence_parallel, name) for name in ("apollo_mini", "grokadamw", *FUSED)},
     **{f"{name} on tp": partial(as_one, name, "tp") for name in ("grokadamw", "apollo_adamw", "muon")},

@@ -173,8 +173,8 @@ class Traits:
         targets: the targets if the user names none; empty: it is an error to name none.
         schedule_free: averages weights itself, so it wants a constant learning rate and has
             ``train()`` and ``eval()`` modes.
-        flat_pieces: trains right on the flat pieces of parameters, in groups of its own making, that DeepSpeed hands
-            to an optimizer: each element is updated from its own gradient and state alone.
+        flat_pieces: trains right on the flat pieces of parameters, in groups of its own making, that DeepSpeed and
+            FSDP1 hand to an optimizer: each element is updated from its own gradient and state alone.
         clips_updates: limits its updates itself, so clipping gradients only weakens it.
         needs_closure: its step evaluates the loss again, at weights of its choosing.
         second_order: its step differentiates the gradients, so the backward pass must record itself.
