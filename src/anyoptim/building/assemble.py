@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from anyoptim.building import mends
@@ -16,6 +17,7 @@ from anyoptim.building.training_weights import TrainingWeights
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.copies import copy_whole
+from anyoptim.engines.engine import lay_out_gradient
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.engines.wrapper import Wrapper
 from anyoptim.errors import OptimArgsError, OptimError
@@ -56,6 +58,8 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
     _refuse_inert_overrides(blueprint, optimizer)
     stamp(optimizer, spec, blueprint.settings)
     copy_whole(optimizer)
+    if any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"]):
+        optimizer.register_step_pre_hook(_lay_out_gradients)
     if blueprint.warmup_is_a_ratio:
         optimizer.register_step_pre_hook(_refuse_ratio)
     if spec.traits.schedule_free and hasattr(optimizer, "eval"):
@@ -178,6 +182,13 @@ def _refuse_ratio(optimizer: Optimizer, *_: object) -> None:
     """Stop a Trainer whose own ``create_scheduler`` left the warmup ratio unresolved."""
     if any(isinstance(group.get("warmup_steps"), float) for group in optimizer.param_groups):
         raise OptimArgsError(f"{type(optimizer).__name__}: {RATIO_LEFT}")
+
+
+def _lay_out_gradients(optimizer: Optimizer, *_: object) -> None:
+    """Let packages see gradients laid out as their parameters: some change them in place, which sums refuse."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            lay_out_gradient(parameter)
 
 
 def _copy(group: object) -> object:

@@ -150,7 +150,9 @@ def no_triton_on_a_cpu(optimizer: Optimizer, place_of: PlaceOf) -> None:
 
 
 def plain_state(optimizer: Optimizer, place_of: PlaceOf) -> None:
-    """Write an optimizer's own objects and queues into state dicts as plain values, and make them again from these.
+    """Write an optimizer's own objects, queues and sets into state dicts as plain values, and make them from these.
+
+    Keys that are numbers become text on purpose: torch's distributed checkpoints make them so, for good.
 
     Only classes of the optimizer's own package that are imported already are made, without calling them.
     """
@@ -158,7 +160,7 @@ def plain_state(optimizer: Optimizer, place_of: PlaceOf) -> None:
     waiting: list[bool] = []
 
     def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return {**state_dict, "state": _plain(state_dict["state"], package)}
+        return {**state_dict, "state": {index: _plain(held, package) for index, held in state_dict["state"].items()}}
 
     def loaded(_: Optimizer) -> None:
         waiting.append(True)
@@ -175,14 +177,18 @@ def plain_state(optimizer: Optimizer, place_of: PlaceOf) -> None:
     optimizer.register_step_pre_hook(restore)
 
 
-_QUEUE, _OBJECT = "queue of ", "object of "
+_QUEUE, _OBJECT, _SET, _NUMBER = "queue of ", "object of ", "set of values", "number "
 
 
 def _plain(value: Any, package: str) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each, package) for key, each in value.items()}
+        return {
+            f"{_NUMBER}{key}" if isinstance(key, int) else key: _plain(each, package) for key, each in value.items()
+        }
     if isinstance(value, deque):
         return {f"{_QUEUE}{value.maxlen}": [_plain(each, package) for each in value]}
+    if isinstance(value, set):
+        return {_SET: sorted(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (list, tuple)):
@@ -202,6 +208,8 @@ def _made_again(value: Any, package: str) -> Any:
             length = kind.removeprefix(_QUEUE)
             held = [_made_again(each, package) for each in value[kind]]
             return deque(held, maxlen=None if length == "None" else int(length))
+        if kind == _SET:
+            return set(value[kind])
         if kind.startswith(_OBJECT):
             module_name, _, name = kind.removeprefix(_OBJECT).partition(":")
             cls = getattr(sys.modules.get(module_name), name, None)
@@ -209,7 +217,10 @@ def _made_again(value: Any, package: str) -> Any:
                 made: Any = object.__new__(cls)
                 vars(made).update(_made_again(value[kind], package))
                 return made
-        return {key: _made_again(each, package) for key, each in value.items()}
+        return {
+            int(key.removeprefix(_NUMBER)) if str(key).startswith(_NUMBER) else key: _made_again(each, package)
+            for key, each in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return type(value)(_made_again(each, package) for each in value)
     return value

@@ -7,7 +7,8 @@ resumed must be the training weights to the last bit, so a state dict holds thes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -40,6 +41,8 @@ class TrainingWeights:
         for each in (optimizer, *parts):
             each.register_step_pre_hook(_begin_step)
         setattr(optimizer, _ATTRIBUTE, self)
+        for turn in ("train", "eval"):
+            setattr(optimizer, turn, _leaving_no_empty_state(optimizer, getattr(optimizer, turn)))
 
     def expect(self) -> None:
         """Put the optimizer into training mode without touching the weights, which a state dict is about to replace.
@@ -97,6 +100,22 @@ def average_in_place(optimizer: Optimizer | None) -> AbstractContextManager[None
     """Hold the average in the parameters for a while, where there is one; see :class:`TrainingWeights`."""
     found = training_weights_of(optimizer)
     return nullcontext() if found is None else found.average_in_place()
+
+
+def _leaving_no_empty_state(optimizer: Any, turn: Callable[[], None]) -> Callable[[], None]:
+    """Return ``train`` or ``eval`` without the empty state that schedulefree's leave of parameters that have none.
+
+    torch's distributed checkpoints take an optimizer that has some for one whose state is made, and drop what they
+    load.
+    """
+
+    @functools.wraps(turn)
+    def turn_only() -> None:
+        turn()
+        for parameter in [each for each, held in optimizer.state.items() if not held]:
+            del optimizer.state[parameter]
+
+    return turn_only
 
 
 @torch.no_grad()

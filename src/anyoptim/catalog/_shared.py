@@ -90,6 +90,7 @@ def native(
     target_roles: frozenset[Role] = EVERY_ROLE,
     refused: dict[str, str] | None = None,
     step_copies: int = 0,
+    by_place: bool = False,
 ) -> Implementation:
     """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
     return Implementation(
@@ -102,4 +103,5 @@ def native(
         target_roles=target_roles,
         refused=refused or {},
         step_copies=step_copies,
+        by_place=by_place,
     )

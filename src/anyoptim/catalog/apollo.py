@@ -51,6 +51,7 @@ APOLLO = OptimizerSpec(
             Hyperparameter("keep_projection", bool, False, "hold random projections, for speed", scope="target"),
             FUSED_BACKWARD,
             target_roles=MATRICES,
+            by_place=True,
         ),
         Implementation(
             name="upstream",

@@ -40,7 +40,7 @@ GROKADAMW = OptimizerSpec(
     paper="arXiv 2405.20233 (Grokfast), https://github.com/cognitivecomputations/grokadamw",
     usual_lr=(1e-6, 3e-3),
     implementations=(
-        native("grokadamw:GrokAdamW", *_HYPERPARAMETERS, unsupported=_UNSUPPORTED),
+        native("grokadamw:GrokAdamW", *_HYPERPARAMETERS, unsupported=_UNSUPPORTED, by_place=True),
         Implementation(
             name="upstream",
             target="grokadamw:GrokAdamW",
@@ -54,6 +54,7 @@ GROKADAMW = OptimizerSpec(
             },
             hyperparameters=_HYPERPARAMETERS,
             unsupported=_UNSUPPORTED,
+            by_place=True,
         ),
     ),
 )

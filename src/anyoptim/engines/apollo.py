@@ -3,8 +3,10 @@
 The norm-growth limiter is equation 4 of that paper (Fira, arXiv 2410.01623).
 
 A projection is its seed: each matrix is seeded by its place among the parameters, as in apollo-torch, so up to the
-first renewal both project alike. A renewal adds a constant, so that a resumed run has no chain to replay. Drawing
-costs about a seventh of a step at rank 128; ``keep_projection`` holds the projection instead.
+first renewal both project alike; or by its name where groups have names (torch's ``param_names``), on which ranks
+agree that hold different parameters: stages of a pipeline, partitions of ZeRO. A renewal adds a constant, so that a
+resumed run has no chain to replay. Drawing costs about a seventh of a step at rank 128; ``keep_projection`` holds the
+projection instead.
 
 The published limiter lets an update grow by 1 % a step from the last one's norm, which is never after a step of exact
 zeros (LoRA's A beside B = 0, an expert without tokens). Here the norm before is kept: the one place where this is not
@@ -13,16 +15,18 @@ upstream's to the last digits.
 
 from __future__ import annotations
 
+import itertools
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor
 
-from anyoptim.engines.engine import CACHED, cached, like, local, whole, wide
+from anyoptim.engines.engine import CACHED, cached, like, local, part, whole, wide
 from anyoptim.engines.low_rank import (
     LowRank,
     Side,
@@ -86,7 +90,7 @@ class APOLLOAdamW(LowRank):
             "keep_projection": False,
         }
     )
-    _places: Mapping[Tensor, int] = MappingProxyType({})
+    _seeds: Mapping[Tensor, int] = MappingProxyType({})
 
     def __init__(
         self,
@@ -115,11 +119,16 @@ class APOLLOAdamW(LowRank):
         plain_adamw(group, self.state[parameter], parameter, gradient)
 
     def _seed(self, parameter: Tensor) -> int:
-        """Return a new matrix's seed: its place among all parameters, from 1."""
-        if parameter not in self._places:  # at the first step, and when groups were added or FSDP2 replaced parameters
-            held = [parameter for group in self.param_groups for parameter in group["params"]]
-            self._places = {parameter: place for place, parameter in enumerate(held, start=1)}
-        return self._places[parameter]
+        """Return a new matrix's seed: from its name, or its place among all parameters, from 1."""
+        if parameter not in self._seeds:  # at the first step, and when groups were added or FSDP2 replaced parameters
+            places = itertools.count(1)
+            seeds = {each: next(places) for group in self.param_groups for each in group["params"]}
+            for group in self.param_groups:
+                names = group.get("param_names", ())
+                if len(names) == len(group["params"]):  # ZeRO leaves all names to a part of the parameters
+                    seeds.update(zip(group["params"], (zlib.crc32(name.encode()) for name in names), strict=True))
+            self._seeds = seeds
+        return self._seeds[parameter]
 
     def update_projected(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         """APOLLO's step; see :class:`LowRank`."""
@@ -154,8 +163,9 @@ class APOLLOAdamW(LowRank):
             factor = factor * root
         factor = factor * (-group["lr"] * correction(group, state["step"]))
 
-        weight, update, by = _matching(parameter.detach(), gradient, factor)
-        weight.addcmul_(update, by)
+        weight = local(parameter.detach())
+        once = [dim for dim in (-2, -1) if factor.shape[dim] == 1]
+        weight.addcmul_(local(gradient), part(factor, parameter, *once))
         decay(group, weight)
 
     def _projection(self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor, side: Side) -> Tensor:
@@ -209,14 +219,3 @@ def _norm(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
         return torch.stack(squares).sum(dim=0).sqrt()
     norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=wide(tensor.dtype))
     return norm
-
-
-def _matching(weight: Tensor, gradient: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the three as plain tensors: a DTensor's own part, and of the factor what scales that part."""
-    if not isinstance(weight, DTensor):
-        return weight, gradient, factor
-    assert isinstance(factor, DTensor)
-    placements = [
-        each if isinstance(each, Shard) and factor.shape[each.dim] > 1 else Replicate() for each in weight.placements
-    ]
-    return local(weight), local(gradient), local(factor.redistribute(placements=placements))

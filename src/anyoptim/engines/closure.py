@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from anyoptim.engines.engine import lay_out_gradient
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.stepping import step_inside
 from anyoptim.errors import UnsupportedError
@@ -73,6 +74,9 @@ class WithClosure(Facade):
                 loss = given()
             for buffer, value in before:
                 buffer.copy_(value)
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    lay_out_gradient(parameter)
             return loss
 
         return step_inside(self.optimizer, recorded)  # type: ignore[no-any-return]  # a loss

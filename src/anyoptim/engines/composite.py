@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.copies import copy_whole, kept_attributes
-from anyoptim.engines.loading import after_loading, before_loading
+from anyoptim.engines.facade import not_around_parameters
+from anyoptim.engines.loading import after_loading, before_loading, of_every_parameter, of_those_with_state
 from anyoptim.engines.stepping import step_inside
 from anyoptim.names.composing import MEMBER
 
@@ -29,12 +30,15 @@ class CompositeOptimizer(Optimizer):
             its own.
 
     Raises:
+        UnsupportedError: parameters are given instead.
         KeyError: from ``add_param_group``, no optimizer has the name that the group gives.
     """
 
     optimizers: dict[str, Optimizer]
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
+        if not isinstance(optimizers, Mapping):
+            raise not_around_parameters(type(self))
         *_, main = optimizers.values()
         # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
         self.__setstate__({"optimizers": dict(optimizers), "defaults": main.defaults, "param_groups": [], "state": {}})
@@ -101,13 +105,18 @@ class CompositeOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         return kept_attributes(self)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all inner optimizers; those that keep none have an entry, too, once one has."""
+        state_dict = super().state_dict()
+        return of_every_parameter(self, state_dict) if state_dict["state"] else state_dict
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of the same hybrid: each inner optimizer loads its part in its own way.
 
         Raises:
             ValueError: its groups are others.
         """
-        state_dict = before_loading(self, state_dict)
+        state_dict = of_those_with_state(before_loading(self, state_dict))
         saved, live = state_dict["param_groups"], list(self.param_groups)
         if [len(group["params"]) for group in saved] != [len(group["params"]) for group in live]:
             raise ValueError("loaded state dict has other param groups than the optimizer")

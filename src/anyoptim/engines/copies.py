@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-_OF_THE_ORIGINAL = {"step", "training_weights", "_opt_called", "_wrapped_by_lr_sched"}
+_OF_THE_ORIGINAL = {"step", "train", "eval", "training_weights", "_opt_called", "_wrapped_by_lr_sched"}
 """What schedulers, mends and hooks hang on one object: methods that they counted or changed."""
 _MARK = "_copied_whole"
 

@@ -20,7 +20,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
 from anyoptim.engines.copies import kept_attributes
@@ -79,10 +79,7 @@ class Engine(Optimizer):
         self.update_group(group, [parameter])
 
     def _settle(self, parameter: Tensor) -> None:
-        """Refuse a gradient that is sparse, and lay out one of a DTensor as its parameter is laid out.
-
-        Under sequence parallelism each process holds the sum over its part of a sequence, still to be reduced.
-        """
+        """Refuse a gradient that is sparse, and lay out one of a DTensor as its parameter is laid out."""
         gradient = parameter.grad
         if gradient is None:
             return
@@ -93,12 +90,7 @@ class Engine(Optimizer):
                 f"{type(self).__name__} is defined for real parameters, and one of shape {tuple(parameter.shape)} is"
                 " complex; leave it out of the target modules, or take adamw_torch."
             )
-        if (
-            isinstance(gradient, DTensor)
-            and isinstance(parameter, DTensor)
-            and gradient.placements != parameter.placements
-        ):
-            parameter.grad = gradient.redistribute(placements=parameter.placements)
+        lay_out_gradient(parameter)
 
     def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Apply one step to ``parameters``, the ones of ``group`` that have a gradient."""
@@ -155,6 +147,16 @@ def _moved(value: Any, parameter: Tensor | None) -> Any:
     return value
 
 
+def lay_out_gradient(parameter: Tensor) -> None:
+    """Lay out the gradient of a DTensor as the parameter is laid out.
+
+    Under sequence parallelism each process holds the sum over its part of a sequence, still to be reduced.
+    """
+    gradient = parameter.grad
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
+        parameter.grad = gradient.redistribute(placements=parameter.placements)
+
+
 def refuse_capture(optimizer: Optimizer) -> None:
     """Raise while a CUDA graph is captured, which would repeat what Python computed for that one step.
 
@@ -198,20 +200,21 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor
 
 
-def part(tensor: Tensor, weight: Tensor, shared: int | None = None) -> Tensor:
+def part(tensor: Tensor, weight: Tensor, *shared: int) -> Tensor:
     """Return, as a plain tensor, what of ``tensor`` belongs to this process's part of a weight.
 
     Args:
         tensor: of as many dimensions as the weight; whole on every process, or a DTensor.
         weight: decides how dimensions are split over processes.
-        shared: a negative dimension that ``tensor`` has in place of the weight's, so that it is not split.
+        shared: negative dimensions that ``tensor`` has in place of the weight's, so that they are not split.
     """
     tensor = like(tensor, weight)
     if not isinstance(tensor, DTensor):
         return tensor
     assert isinstance(weight, DTensor)
-    kept = None if shared is None else tensor.dim() + shared
-    placements = [each if isinstance(each, Shard) and each.dim != kept else Replicate() for each in weight.placements]
+    kept = {None, *(tensor.dim() + each for each in shared)}
+    # what splits has a dimension, also where a dimension is split twice, which is no Shard
+    placements = [Replicate() if getattr(each, "dim", None) in kept else each for each in weight.placements]
     return local(tensor.redistribute(placements=placements))
 
 

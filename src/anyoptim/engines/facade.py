@@ -8,6 +8,16 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.copies import copy_whole, kept_attributes
 from anyoptim.engines.loading import after_loading, before_loading
+from anyoptim.errors import UnsupportedError
+
+
+def not_around_parameters(kind: type[Optimizer]) -> UnsupportedError:
+    """Return the refusal of parameters in the place of optimizers, which ``ZeroRedundancyOptimizer`` passes."""
+    return UnsupportedError(
+        f"{kind.__name__} goes around optimizers, so ZeroRedundancyOptimizer, which gives each rank some of the"
+        " parameters, cannot build one: shard the model with FSDP2's fully_shard instead, or pass a class that takes"
+        " parameters, such as torch.optim.AdamW."
+    )
 
 
 class Facade(Optimizer):
@@ -18,6 +28,9 @@ class Facade(Optimizer):
 
     Args:
         optimizer: the one inside.
+
+    Raises:
+        UnsupportedError: it is none, but parameters.
     """
 
     optimizer: Optimizer
@@ -25,6 +38,8 @@ class Facade(Optimizer):
     """A scaler hands the scale to the object whose step it calls, so the one inside never sees it."""
 
     def __init__(self, optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise not_around_parameters(type(self))
         copy_whole(optimizer)
         # as unpickling does: hooks and profiling of a torch optimizer, without groups of our own
         self.__setstate__({"optimizer": optimizer})

@@ -26,7 +26,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.engine import several_processes, whole, wide
 from anyoptim.engines.facade import Facade
-from anyoptim.engines.stepping import step_inside, step_part
+from anyoptim.engines.stepping import after_step, before_step, step_inside, step_part
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.composing import MEMBER
 
@@ -236,6 +236,8 @@ class FusedBackward(Facade):
 
     def _update(self, parameter: Tensor, group_index: int) -> None:
         group = self.param_groups[group_index]
+        if not self._step.updated and isinstance(self.optimizer, CompositeOptimizer):
+            before_step(self.optimizer, (self.optimizer,))  # of the others each part runs them
         self._clip(parameter, group)
         after = step_part(self._owner(group), group, [parameter])
         if after:
@@ -268,6 +270,8 @@ class FusedBackward(Facade):
         """Let the groups' own values advance, such as a step count: once a step, whatever the number of parameters."""
         for index, after in self._step.groups_after.items():
             self.param_groups[index].update(after)
+        if isinstance(self.optimizer, CompositeOptimizer):
+            after_step(self.optimizer, (self.optimizer,), {})
         self._step = _Step()
 
     def _clip(self, parameter: Tensor, group: dict[str, Any]) -> None:

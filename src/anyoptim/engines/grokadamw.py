@@ -170,7 +170,7 @@ def _clip_factors(gradients: Sequence[Tensor], largest: float) -> list[Tensor | 
         return [None] * len(gradients)
     dtypes = [wide(each.dtype) for each in gradients]  # the norm of an fp16 gradient may be beyond fp16
     # torch 2.14 takes this dtype for the norm's order in a foreach call on DTensors
-    if isinstance(gradients[0], DTensor) or len(set(dtypes)) > 1:
+    if any(isinstance(each, DTensor) for each in gradients) or len(set(dtypes)) > 1:
         norms = [torch.linalg.vector_norm(each, dtype=dtype) for each, dtype in zip(gradients, dtypes, strict=True)]
     else:
         norms = list(torch._foreach_norm(list(gradients), dtype=dtypes[0]))

@@ -4,7 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
+
+_STATELESS = "stateless"
+"""What a state dict holds of a parameter that its optimizer keeps nothing of."""
+
+
+def of_every_parameter(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a state dict with an entry for each parameter: torch's distributed checkpoints refuse it without one.
+
+    They look for a tensor of one dimension or more, too.
+
+    Args:
+        optimizer: whose state dict it is.
+        state_dict: some parameters have no state in it.
+    """
+    every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        index: state_dict["state"].get(index) or {_STATELESS: torch.zeros(1, device=parameter.device)}
+        for index, parameter in enumerate(every)
+    }
+    return {**state_dict, "state": state}
+
+
+def of_those_with_state(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return what :func:`of_every_parameter` was given."""
+    return {
+        **state_dict,
+        "state": {index: held for index, held in state_dict["state"].items() if _STATELESS not in held},
+    }
 
 
 def before_loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:

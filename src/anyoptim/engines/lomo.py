@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from anyoptim.engines.engine import Engine, take_gradient, wide
+from anyoptim.engines.loading import of_every_parameter, of_those_with_state
 
 
 class Lomo(Engine):
@@ -32,6 +33,14 @@ class Lomo(Engine):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "clip_grad_value": clip_grad_value, "weight_decay": weight_decay})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the groups, with an empty entry for each parameter."""
+        return of_every_parameter(self, super().state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the groups."""
+        super().load_state_dict(of_those_with_state(state_dict))
 
     def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Apply one step; see :class:`Engine`."""

@@ -120,7 +120,7 @@ def add_projected_back(weight: Tensor, low: Tensor, projections: Mapping[Side, T
         first = projections["left"]
     else:
         first, second = low, projections["right"]
-    first, second = part(first, weight, shared=-1), part(second, weight, shared=-2)
+    first, second = part(first, weight, -1), part(second, weight, -2)
     weight = local(weight)
     if weight.dim() == 2:
         weight.addmm_(first, second, alpha=alpha)

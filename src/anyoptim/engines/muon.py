@@ -91,7 +91,8 @@ class Muon(Engine):
         momentum: Tensor = state["momentum_buffer"]
         momentum.lerp_(gradient, 1 - group["momentum"])
         direction = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-        update = newton_schulz(whole(direction), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        # rounded first, since the iterations round it anyway: half the bytes are gathered
+        update = newton_schulz(whole(direction.bfloat16()), group["ns_coefficients"], group["ns_steps"], group["eps"])
         rows, columns = parameter.shape[-2:]
         if group["adjust_lr_fn"] == "match_rms_adamw":
             factor = 0.2 * math.sqrt(max(rows, columns))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim.engines.engine import Engine
+from anyoptim.engines.engine import Engine, lay_out_gradient
 
 
 def step_inside(optimizer: Optimizer, closure: Callable[[], float] | None = None) -> Any:
@@ -29,14 +29,25 @@ def step_inside(optimizer: Optimizer, closure: Callable[[], float] | None = None
     args: Any = (optimizer,) if closure is None else (optimizer, closure)
     if not getattr(step, "hooked", False):
         return step(*args)
+    args, kwargs = before_step(optimizer, args)
+    result = step.__wrapped__(*args, **kwargs)
+    after_step(optimizer, args, kwargs)
+    return result
+
+
+def before_step(optimizer: Optimizer, args: Any) -> Any:
+    """Run an optimizer's own hooks before its step, and return what they make of its arguments."""
     kwargs: Any = {}
     for before in optimizer._optimizer_step_pre_hooks.values():
         changed = before(optimizer, args, kwargs)
         args, kwargs = (args, kwargs) if changed is None else changed
-    result = step.__wrapped__(*args, **kwargs)
+    return args, kwargs
+
+
+def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Run an optimizer's own hooks after its step."""
     for after in optimizer._optimizer_step_post_hooks.values():
         after(optimizer, args, kwargs)
-    return result
 
 
 def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[Tensor]) -> Mapping[str, Any]:
@@ -57,6 +68,8 @@ def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[
         for parameter in parameters:
             optimizer.update_one(group, parameter)
         return {}
+    for parameter in parameters:
+        lay_out_gradient(parameter)
     values = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
     twin = _twin(optimizer, {**values, "params": list(parameters)})
     step_inside(twin)

@@ -32,6 +32,7 @@ from anyoptim.integrations.patching import replace
 from anyoptim.names import registry
 from anyoptim.names.packages import need_transformers
 from anyoptim.planning.plan import Plan, plan
+from anyoptim.routing.groups import spans_meshes
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -300,5 +301,5 @@ def _trainer_makes_them(planned: Plan, fields: Fields) -> bool:
         return True
     trainers = fields.number("weight_decay") or 0.0
     return planned.settings.get("weight_decay") in (trainers, None) and all(
-        set(group) <= {"params", "weight_decay"} for group in planned.groups
+        set(group) <= {"params", "weight_decay"} and not spans_meshes(group) for group in planned.groups
     )

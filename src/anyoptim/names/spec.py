@@ -63,6 +63,8 @@ class Implementation:
         target_roles: the roles that a target may have.
         one_for_all: hyperparameters that it has one value of for all groups, though each group has the key.
         own_step_size: with ``lr=none``, or without such a keyword, a group's learning rate means nothing to it.
+        by_place: what it does to a parameter depends on that one's place among the others, so that no device mesh may
+            split its groups.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Implementation:
     target_roles: frozenset[Role] = EVERY_ROLE
     one_for_all: frozenset[str] = frozenset()
     own_step_size: bool = False
+    by_place: bool = False
 
     @property
     def may_fail(self) -> Mapping[str, str]:
@@ -176,8 +179,8 @@ class Traits:
         targets: the targets if the user names none; empty: it is an error to name none.
         schedule_free: averages weights itself, so it wants a constant learning rate and has
             ``train()`` and ``eval()`` modes.
-        flat_pieces: trains right on the flat pieces of parameters, in groups of its own making, that DeepSpeed hands
-            to an optimizer: each element is updated from its own gradient and state alone.
+        flat_pieces: trains right on the flat pieces of parameters, in groups of its own making, that DeepSpeed and
+            FSDP1 hand to an optimizer: each element is updated from its own gradient and state alone.
         clips_updates: limits its updates itself, so clipping gradients only weakens it.
         needs_closure: its step evaluates the loss again, at weights of its choosing.
         needs_rate: of a wrapper: it computes with the learning rate of the optimizer inside.

@@ -70,10 +70,26 @@ def advise(
             f"weight_decay applies to every parameter, biases and norms too: the {settings.implementation.name} "
             f"implementation of {spec.name} has no param groups"
         )
+    routes = routing.routes if routing is not None else ()
+    if settings.number("weight_decay") and any(hasattr(each.parameter, "_is_flat_param") for each in routes):
+        yield (
+            "weight_decay applies to biases and norms, too, which FSDP1 has put into one flat parameter with the"
+            " weights; set use_orig_params=True, or take FSDP2"
+        )
     if not settings.implementation.resumable and fields.get("save_strategy", "no") != "no":
         yield f"checkpoints cannot be resumed: {settings.implementation.package} does not restore its state"
     yield from _rank(settings, routing)
     yield from _scale(settings, routing)
+
+
+def refuse_flat_pieces(spec: OptimizerSpec, model: nn.Module) -> None:
+    """Raise an ``UnsupportedError`` for parameters that are flat pieces, where an optimizer may need them whole."""
+    flat = any(getattr(each, "_fsdp_flattened", False) for each in model.parameters())
+    if flat and not spec.traits.flat_pieces:
+        raise UnsupportedError(
+            f"{spec.name} is not known to train right on the flat pieces of parameters that FSDP1 hands to an"
+            " optimizer; take FSDP2 (fully_shard, or fsdp_version: 2 in fsdp_config), or take adamw_torch."
+        )
 
 
 def refuse(

@@ -22,7 +22,7 @@ from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
 from anyoptim.memory.footprint import Footprint, footprint
 from anyoptim.memory.state import StateMemory, state_memory
 from anyoptim.names.registry import optimizer_info
-from anyoptim.planning.advice import advise, refuse
+from anyoptim.planning.advice import advise, refuse, refuse_flat_pieces
 from anyoptim.planning.table import plan_dict, plan_table
 from anyoptim.routing.groups import make_groups
 from anyoptim.routing.routes import route
@@ -184,6 +184,8 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
         raise UnsupportedError(
             f"{spec.name} goes around another optimizer: write {spec.name}(adamw_torch), for example."
         )
+    if model is not None:
+        refuse_flat_pieces(spec, model)
     config = getattr(model, "config", None)
     settings = resolve(spec, fields, optim_args, overrides, config)
     needs_targets = spec.traits.needs_targets

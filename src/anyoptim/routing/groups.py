@@ -1,4 +1,4 @@
-"""A routing to param groups: target or not, decaying or not, the same hyperparameters, one device mesh each.
+"""A routing to param groups: target or not, decaying or not, the same hyperparameters, mostly one device mesh each.
 
 A parameter's overrides become keys of its group, and a ratio a rate, so that every scheduler scales it.
 """
@@ -60,7 +60,7 @@ def make_groups(routing: Routing, spec: OptimizerSpec, settings: Settings) -> li
         values = members[is_target].values(decays=decays)
         groups += [
             {"params": params, **values, **adjusted}  # type: ignore[typeddict-item]  # the keys vary
-            for params in by_mesh(routes)
+            for params in members[is_target].split(routes)
             if params or spec.fallback is None
         ]
     return groups
@@ -73,6 +73,7 @@ class _Member:
         fallback = None if is_target else spec.fallback
         self.name = spec.target_optimizer if fallback is None else fallback.name
         self.keywords = settings.of_scope("optimizer") if fallback is None else settings.of_scope("fallback")
+        self.by_place = (settings.implementation if fallback is None else fallback.default).by_place
         self.target_values = settings.of_scope("target") if is_target else {}
         self.marks: dict[str, object] = {MEMBER: self.name} if spec.fallback else {}
         own = settings.implementation if fallback is None else fallback.default
@@ -87,6 +88,10 @@ class _Member:
     def takes(self, key: str) -> bool:
         """Whether a group of its may set a hyperparameter."""
         return key in self.keywords or key in self.target_values
+
+    def split(self, routes: Sequence[Route]) -> list[list[Parameter]]:
+        """Return the parameters of one group of a plan in as many groups as the optimizer needs."""
+        return [[each.parameter for each in routes]] if self.by_place else by_mesh(routes)
 
     def values(self, *, decays: bool) -> dict[str, object]:
         """Return what a group without overrides holds beside its parameters."""
@@ -145,6 +150,11 @@ def by_mesh(routes: Sequence[Route]) -> list[list[Parameter]]:
     for each in routes:
         split.setdefault(device_mesh(each.parameter), []).append(each.parameter)
     return list(split.values()) or [[]]
+
+
+def spans_meshes(group: GroupDict) -> bool:
+    """Whether a group holds parameters of several device meshes: the Trainer makes none that does."""
+    return len({device_mesh(each) for each in group["params"]}) > 1
 
 
 def device_mesh(parameter: Tensor) -> object:

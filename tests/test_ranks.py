@@ -1,0 +1,198 @@
+"""What several ranks do, against one process: meshes, gradients that are parts of a sum, checkpoints."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from meshes import (
+    MESHES,
+    STEPS,
+    as_one,
+    batch,
+    distance,
+    net,
+    one_step,
+    optimizer,
+    partial_gradients,
+    trained,
+    weights,
+)
+from ranks import Cases, found
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import anyoptim
+from anyoptim.engines.apollo import APOLLOAdamW
+from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.lookahead import Lookahead
+
+ENGINES = ["muon", "apollo_adamw", "apollo_mini", "galore_adamw", "galore_adafactor", "grokadamw", "lomo", "adalomo"]
+HYBRIDS = ["muon+sgd", "muon+prodigy"]
+WRAPPED = ["lookahead(muon)", "cautious(lion)", "orthograd(adamw_torch)", "schedule_free(sgd)", "sam(adamw_torch)"]
+PACKAGES = ["adamw_torch", "lion", "adopt", "lbfgs", "timm/adafactorbv"]
+FUSED = ["lomo", "adalomo"]
+
+
+# ---------------------------------------------------------------- gradients that are parts of a sum (A3)
+
+
+def sums_are_reduced(name: str) -> None:
+    """Sequence parallelism leaves the parts of a sum as gradients; some packages change a gradient in place."""
+    model = MESHES["replicated"](net())
+    built = optimizer(name, model)
+    for step, expected in enumerate(trained(name, None)):
+        one_step(model, built, step, partial_gradients)
+        assert distance(weights(model), expected) <= 1e-9
+
+
+def sequence_parallel(name: str) -> None:
+    """torch's own: each rank normalises its part of the sequence."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(4)
+            self.up, self.down = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x)
+
+    model = Normed()
+    parallelize_module(model, init_device_mesh("cpu", (2,)), {"norm": SequenceParallel()})
+    built = optimizer(name, model)
+    torch.manual_seed(dist.get_rank())
+    x = torch.randn(2, 3, 4)
+    for _ in range(3):
+        (model(x).to_local() * x).sum().backward()
+        built.step()
+        built.zero_grad()
+    mine = model.norm.weight.to_local().detach()
+    both = [torch.empty_like(mine), torch.empty_like(mine)]
+    dist.all_gather(both, mine.contiguous())
+    assert torch.equal(*both)
+
+
+# ---------------------------------------------------------------- ranks that hold different parameters (G5)
+
+
+def zero_projects_by_name() -> None:
+    """A matrix is projected alike whichever rank's partition it is in."""
+
+    def groups(model: nn.Module) -> list[dict[str, object]]:
+        named = [(name, each) for name, each in model.named_parameters() if each.dim() == 2]
+        return [{"params": [each], "param_names": [name], "rank": 2} for name, each in named]
+
+    model, alone = net(), net()
+    split = ZeroRedundancyOptimizer(groups(model), optimizer_class=APOLLOAdamW, lr=0.01)
+    one = APOLLOAdamW(groups(alone), lr=0.01)
+    for step in range(STEPS):
+        one_step(model, split, step)
+        one_step(alone, one, step)
+        assert distance(weights(model), weights(alone)) == 0
+
+
+def zero_refuses_facades() -> None:
+    for kind in (CompositeOptimizer, Lookahead):
+        with pytest.raises(anyoptim.UnsupportedError, match="fully_shard"):
+            ZeroRedundancyOptimizer(net().parameters(), optimizer_class=kind)
+
+
+# ---------------------------------------------------------------- flat pieces (G3)
+
+
+def flat(model: nn.Module, *, use_orig_params: bool) -> nn.Module:
+    wrapped = ModuleWrapPolicy({nn.Linear})
+    return FullyShardedDataParallel(
+        model, use_orig_params=use_orig_params, device_id=torch.device("cpu"), auto_wrap_policy=wrapped
+    )
+
+
+def flat_pieces_are_refused(name: str) -> None:
+    for use_orig_params in (True, False):
+        with pytest.raises(anyoptim.UnsupportedError, match="fully_shard"):
+            optimizer(name, flat(net(), use_orig_params=use_orig_params))
+
+
+def adamw_trains_on_flat_pieces() -> None:
+    model, alone = net(), net()
+    sharded = flat(model, use_orig_params=True)
+    split, one = optimizer("adamw_torch", sharded, weight_decay=0.1), optimizer("adamw_torch", alone, weight_decay=0.1)
+    for step in range(STEPS):
+        one_step(sharded, split, step)
+        one_step(alone, one, step)
+    with FullyShardedDataParallel.summon_full_params(sharded):
+        found = {name.replace("_fsdp_wrapped_module.", ""): each.detach() for name, each in sharded.named_parameters()}
+        assert distance(found, weights(alone)) <= 1e-9
+    advice = anyoptim.plan("adamw_torch", flat(net(), use_orig_params=False), weight_decay=0.1).advice
+    assert any("use_orig_params=True" in each for each in advice)
+
+
+# ---------------------------------------------------------------- what is sent (G8)
+
+
+class Sent(TorchDispatchMode):
+    """The dtypes that are gathered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "all_gather" in str(func):
+            self.dtypes |= {each.dtype for each in args if isinstance(each, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def muon_sends_16_bits() -> None:
+    model = MESHES["fsdp"](net())
+    built = optimizer("muon+sgd", model)
+    model(batch(0)).square().mean().backward()
+    with Sent() as sent:
+        built.step()
+    assert sent.dtypes == {torch.bfloat16}
+
+
+TWO: Cases = {
+    **{f"flat pieces: {name}": partial(flat_pieces_are_refused, name) for name in ("adalomo", "grokadamw", "muon")},
+    "flat pieces: adamw_torch": adamw_trains_on_flat_pieces,
+    "Muon sends 16 bits": muon_sends_16_bits,
+    **{f"sums: {name}": partial(sums_are_reduced, name) for name in (*ENGINES[:-2], *HYBRIDS, *WRAPPED, *PACKAGES)},
+    **{f"sequence parallel: {name}": partial(sequence_parallel, name) for name in ("apollo_mini", "grokadamw", *FUSED)},
+    **{f"{name} on tp": partial(as_one, name, "tp") for name in ("grokadamw", "apollo_adamw", "muon")},
+    "ZeRO projects by name": zero_projects_by_name,
+    "ZeRO refuses facades": zero_refuses_facades,
+}
+FOUR: Cases = {
+    f"{name} on {mesh}": partial(as_one, name, mesh)
+    for name in (*ENGINES, *HYBRIDS, *WRAPPED, "adamw_torch")
+    for mesh in ("fsdp_tp", "hsdp")
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.mark.parametrize("case", TWO)
+def test_two_ranks(case: str, folder: Path) -> None:
+    assert found(TWO, 2, folder / "two-ranks.json")[case] == [""] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FOUR)
+def test_four_ranks(case: str, folder: Path) -> None:
+    assert found(FOUR, 4, folder / "four-ranks.json")[case] == [""] * 4
