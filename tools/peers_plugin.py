@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -157,13 +157,16 @@ def build(cls: type[Optimizer], name: str, args: tuple[Any, ...], keywords: dict
         return cls(*args, **keywords)
     first, *_ = signature.parameters
     params = bound.pop(first)
-    params = params if isinstance(params, nn.Module) else list(params)
+    params = list(params) if isinstance(params, Iterable) else params
     for each in [key for key in bound if signature.parameters[key].kind is inspect.Parameter.VAR_KEYWORD]:
         bound.update(bound.pop(each))
     takes_groups = optimizer_info(name).default.takes_groups
     model = None if takes_groups else params if isinstance(params, nn.Module) else nn.ParameterList(params)
     try:
-        optimizer = anyoptim.plan(name, model, **bound).construct(params)
+        plan = anyoptim.plan(name, model, optim_args=bound)
+        if not isinstance(params, (list, nn.Module)):  # nothing to optimize: how a test asks for a refusal
+            return cls(params, **bound)
+        optimizer = plan.construct(params)
     except anyoptim.OptimError:
         cls(params, **bound)
         raise
