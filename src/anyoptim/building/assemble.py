@@ -20,6 +20,7 @@ from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import OptimArgsError, OptimError
 from anyoptim.names.composing import MEMBER
 from anyoptim.names.role import Role
+from anyoptim.names.spec import Implementation
 
 RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, or give warmup_steps in optim_args."
 """Why a warmup ratio cannot be built."""
@@ -51,13 +52,7 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
         raise OptimArgsError(
             f"{spec.name}: {blueprint.implementation.package} refuses its arguments: {error or repr(error)}."
         ) from error
-    _refuse_inert_overrides(blueprint, optimizer)
-    stamp(optimizer, spec, blueprint.settings)
-    copy_whole(optimizer)
-    if blueprint.warmup_is_a_ratio:
-        optimizer.register_step_pre_hook(_refuse_ratio)
-    if spec.traits.schedule_free and hasattr(optimizer, "eval"):
-        TrainingWeights(optimizer)
+    _complete(blueprint, optimizer)
     if spec.traits.needs_closure:
         optimizer = WithClosure(optimizer, blueprint.model)
     elif blueprint.settings.get("fused_backward"):
@@ -65,6 +60,29 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
     for tell in on_construct:
         tell(optimizer)
     return optimizer
+
+
+def adopt(blueprint: Blueprint, optimizer: Optimizer) -> None:
+    """Make of what somebody has built of a blueprint's class what :func:`construct` would have made, facades aside.
+
+    Raises:
+        OptimArgsError: it keeps an overridden keyword for all groups together.
+    """
+    _mended(optimizer, blueprint.implementation, blueprint, {})
+    _complete(blueprint, optimizer)
+    for tell in on_construct:
+        tell(optimizer)
+
+
+def _complete(blueprint: Blueprint, optimizer: Optimizer) -> None:
+    """Give an optimizer its record, and what a run needs of it."""
+    _refuse_inert_overrides(blueprint, optimizer)
+    stamp(optimizer, blueprint.spec, blueprint.settings)
+    copy_whole(optimizer)
+    if blueprint.warmup_is_a_ratio:
+        optimizer.register_step_pre_hook(_refuse_ratio)
+    if blueprint.spec.traits.schedule_free and hasattr(optimizer, "eval"):
+        TrainingWeights(optimizer)
 
 
 def assemble(
@@ -81,13 +99,7 @@ def assemble(
         stands_for: the model's parameters by those that stand in for them in ``params``.
         changed: constructor keywords that differ from the blueprint's.
     """
-    optimizer = _bare(blueprint, params, **changed)
-    if blueprint.implementation.mends:
-        routes = blueprint.routing.routes if blueprint.routing else ()
-        roles: dict[Tensor, Role] = {each.parameter: each.role for each in routes}
-        originals = stands_for or {}
-        for name in blueprint.implementation.mends:
-            getattr(mends, name)(optimizer, lambda parameter: roles.get(originals.get(parameter, parameter)))
+    optimizer = _mended(_bare(blueprint, params, **changed), blueprint.implementation, blueprint, stands_for or {})
     for wrapper in blueprint.spec.wrappers:
         wrap: Any = wrapper.default.load()
         optimizer = wrap(optimizer, **blueprint.settings.of_scope("wrapper", wrapper.name))
@@ -121,6 +133,18 @@ def _bare(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed: ob
     theirs = {**blueprint.settings.of_scope("fallback"), **_taken_over(blueprint, changed)}
     members = {spec.fallback.name: spec.fallback.default.load()(rest, **theirs)} if rest else {}
     return CompositeOptimizer({**members, spec.target_optimizer: build(own, **keywords)})
+
+
+def _mended(
+    optimizer: Optimizer, implementation: Implementation, blueprint: Blueprint, stands_for: Mapping[Tensor, Tensor]
+) -> Optimizer:
+    """Apply what a spec names of ``mends``."""
+    if implementation.mends:
+        routes = blueprint.routing.routes if blueprint.routing else ()
+        roles: dict[Tensor, Role] = {each.parameter: each.role for each in routes}
+        for name in implementation.mends:
+            getattr(mends, name)(optimizer, lambda parameter: roles.get(stands_for.get(parameter, parameter)))
+    return optimizer
 
 
 def _taken_over(blueprint: Blueprint, changed: Mapping[str, object]) -> dict[str, object]:
