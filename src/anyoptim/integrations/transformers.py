@@ -121,22 +121,20 @@ def _extend_names(undo: ExitStack) -> None:
     registry.on_register.append(add)
     undo.callback(registry.on_register.remove, add)
 
-    def _missing_(cls: Any, value: object) -> object:
+    def missing(value: object) -> object:
         try:
             name = registry.optimizer_info(str(value)).name
         except UnknownOptimizerError as error:
             key = registry.normalise(str(value))
-            if key in cls._value2member_map_:
-                return cls._value2member_map_[key]
+            if key in OptimizerNames._value2member_map_:
+                return OptimizerNames._value2member_map_[key]
             if any(sign in key for sign in ":+("):
                 raise
-            raise registry.unknown(str(value), [*registry.known_names(), *cls._value2member_map_]) from error
+            raise registry.unknown(str(value), [*registry.known_names(), *OptimizerNames._value2member_map_]) from error
         add([name])  # a class path is new here
-        return cls._value2member_map_[name]
+        return OptimizerNames._value2member_map_[name]
 
-    # ExplicitEnum defines _missing_; OptimizerNames inherits it
-    type.__setattr__(OptimizerNames, "_missing_", classmethod(_missing_))
-    undo.callback(delattr, OptimizerNames, "_missing_")
+    replace(undo, OptimizerNames, "_missing_", missing)
 
 
 def _add_member(names: Any, value: str) -> Any:
