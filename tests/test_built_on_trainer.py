@@ -109,6 +109,35 @@ def test_grpo_trainer(name: str, tokenizer: Any, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["sgd", "sam(sgd)"])
+def test_grpo_generates_as_often_for_a_closure(name: str, tokenizer: Any, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    generated, seen = [], []
+
+    class Watched(GRPOTrainer):
+        def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
+            generated.append(self.state.global_step)
+            return super()._generate_and_score_completions(*args, **kwargs)
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append((self.state.global_step, inputs["completion_ids"].data_ptr()))
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    rows = Dataset.from_list([{"prompt": f"{number} is "} for number in range(8)])
+    fields = {"num_generations": 2, "max_completion_length": 4, "bf16": False, "gradient_accumulation_steps": 2}
+    args = GRPOConfig(**run_arguments(tmp_path, optim=name, max_steps=3, learning_rate=1e-3, **fields))
+    trainer = train(llama(), args, Watched, train_dataset=rows, processing_class=tokenizer, reward_funcs=sum_of_ids)
+    assert trainer._step == 6
+    assert generated == [0, 1, 2]
+    evaluations = 2 if "sam" in name else 1
+    assert [step for step, _ in seen] == [step for step in range(3) for _ in range(2 * evaluations)]
+    for step in range(3):
+        batches = [batch for at, batch in seen if at == step]
+        assert batches == batches[:2] * evaluations
+
+
 # ---------------------------------------------------------------- sentence-transformers
 
 

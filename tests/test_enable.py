@@ -9,8 +9,10 @@ import json
 import logging
 import pickle
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +89,89 @@ def test_the_context_manager_ends_only_what_it_began() -> None:
         with anyoptim.enable():
             pass
         assert OptimizerNames("apollo_mini") == "apollo_mini"
+    assert footprint() == before
+
+
+def test_scopes_end_in_any_order() -> None:
+    before = footprint()
+    first, second = anyoptim.enable(), anyoptim.enable()
+    first.__exit__(None, None, None)
+    assert OptimizerNames("apollo_mini") == "apollo_mini"
+    second.__exit__(None, None, None)
+    assert footprint() == before
+    with anyoptim.enable():
+        anyoptim.disable()  # whoever says so ends all of them
+        assert footprint() == before
+        with anyoptim.enable():
+            pass
+        assert footprint() == before
+    assert footprint() == before
+
+
+@pytest.mark.parametrize("how", ["class", "module"])
+def test_a_strangers_patch_on_top_of_ours_stays(how: str, tmp_path: Path) -> None:
+    """It calls what it has replaced, which is ours no longer once disable() was called."""
+    calls: list[str] = []
+    owner: Any = Trainer if how == "class" else transformers.trainer
+    name = "training_step" if how == "class" else "load_fsdp_optimizer"
+    original = getattr(owner, name)
+    anyoptim.enable()
+    ours = getattr(owner, name)
+
+    def strangers(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        return ours(*args, **kwargs)
+
+    try:
+        setattr(owner, name, strangers)
+        anyoptim.disable()
+        assert getattr(owner, name) is strangers
+        if how == "class":
+            train(llama(), arguments(tmp_path, max_steps=2))
+            assert calls == [name] * 2
+        with anyoptim.enable():  # ours go on top of it
+            train(llama(), arguments(tmp_path, optim="sam(sgd)", max_steps=1))
+        assert getattr(owner, name) is strangers
+    finally:
+        setattr(owner, name, original)
+    with pytest.raises(ValueError, match="not a valid"):
+        arguments(tmp_path, optim="apollo_mini")
+
+
+def test_a_strangers_spelling_of_names_stays_too() -> None:
+    anyoptim.enable()
+    ours = OptimizerNames._missing_
+    stranger = classmethod(lambda cls, value: cls.SGD if value == "plain" else ours(value))
+    try:
+        type.__setattr__(OptimizerNames, "_missing_", stranger)
+        assert OptimizerNames("Apollo-Mini") == "apollo_mini"
+        anyoptim.disable()
+        assert OptimizerNames("plain") is OptimizerNames.SGD
+        with pytest.raises(ValueError, match="not a valid"):
+            OptimizerNames("apollo_mini")
+    finally:
+        type.__delattr__(OptimizerNames, "_missing_")
+
+
+def test_threads_enable_and_disable() -> None:
+    before = footprint()
+    start, failures = threading.Barrier(8), []
+
+    def work() -> None:
+        start.wait()
+        try:
+            for _ in range(20):
+                with anyoptim.enable():
+                    assert OptimizerNames("apollo_mini") == "apollo_mini"
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert not failures
     assert footprint() == before
 
 

@@ -132,6 +132,6 @@ def test_a_card_of_an_optimizer_that_is_not_ours(tmp_path: Path) -> None:
     )
     trainer.train()
     trainer.create_model_card(model_name="tiny")
-    assert "OptimizerRecord" not in trainer.state.stateful_callbacks
-    assert "optimizer" in (tmp_path / "README.md").read_text()
+    assert trainer.state.stateful_callbacks["OptimizerRecord"]["attributes"]["class"] == "torch.optim.sgd:SGD"
+    assert "- optimizer: torch.optim.sgd:SGD with lr=0.1" in (tmp_path / "README.md").read_text()
     assert record_of(inner(trainer.optimizer)) is None

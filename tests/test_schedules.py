@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from toys import arguments, data, llama, lora
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer, lr_scheduler
+from toys import arguments, data, llama, lora
 from transformers import Trainer, get_scheduler
 from transformers.trainer_utils import SchedulerType
 

@@ -176,7 +176,6 @@ def test_foreign_groups_do_not_fit_an_optimizer_that_routes(tmp_path: Path) -> N
     model = llama()
     args = arguments(tmp_path, optim="apollo_adamw", **needs_of("apollo_adamw"))
     cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-    kwargs.pop("params")
     with pytest.raises(anyoptim.UnsupportedError, match="makes its own param groups"):
         cls([{"params": list(model.parameters()), "lr": 0.5}], **kwargs)
 

@@ -434,17 +434,49 @@ def _batches_of(number: int, seen: list[torch.Tensor], accumulation: int) -> lis
 
 
 @pytest.mark.trainer
-def test_a_training_step_of_a_subclass_is_repeated_too(tmp_path: Path, enabled: None) -> None:
-    counts: list[int] = []
+def test_a_closure_repeats_the_batches_and_nothing_else(tmp_path: Path, enabled: None) -> None:
+    """What a subclass does beside them, it does once: GRPO counts its steps, and generates its batches."""
+    steps, prepared, losses = [], [], []
 
     class Counting(Trainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            counts.append(self.state.global_step)
-            return super().training_step(*args, **kwargs)
+            loss = super().training_step(*args, **kwargs)
+            steps.append(self.state.global_step)
+            return loss
+
+        def _prepare_inputs(self, inputs: Any) -> Any:
+            made = {**super()._prepare_inputs(inputs)}
+            if self.model.training:
+                made["input_ids"] = made["labels"] = torch.randint(256, (2, 16))  # as generated
+                prepared.append(made["input_ids"])
+            return made
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            losses.append(inputs["input_ids"])
+            inputs.pop("attention_mask", None)
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     args = arguments(tmp_path, optim="sam(sgd)", learning_rate=1e-2, max_steps=3, gradient_accumulation_steps=2)
-    train(llama(), args, Counting)
-    assert counts == [0] * 4 + [1] * 4 + [2] * 4  # two micro-batches, and both again
+    trainer = train(llama(), args, Counting)
+    assert steps == [0, 0, 1, 1, 2, 2]
+    assert len(prepared) == 6
+    expected = [each for step in range(3) for _ in range(2) for each in prepared[2 * step : 2 * step + 2]]
+    assert all(one is other for one, other in zip(losses, expected, strict=True))
+    assert "_prepare_inputs" not in vars(trainer)
+
+
+@pytest.mark.trainer
+def test_a_trainer_that_computes_its_steps_by_itself_has_no_closure(tmp_path: Path, enabled: None) -> None:
+    class Own(Trainer):
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = model(**inputs).loss
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    model = llama()
+    with pytest.raises(anyoptim.UnsupportedError, match="evaluates the loss again in every step"):
+        train(model, arguments(tmp_path, optim="sam(sgd)", max_steps=1), Own)
+    assert same_weights(weights(model), weights(llama()))
 
 
 def test_a_step_without_a_closure_says_what_it_needs() -> None:

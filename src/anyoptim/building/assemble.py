@@ -55,15 +55,7 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
         raise OptimArgsError(
             f"{spec.name}: {blueprint.implementation.package} refuses its arguments: {error or repr(error)}."
         ) from error
-    _refuse_inert_overrides(blueprint, optimizer)
-    stamp(optimizer, spec, blueprint.settings)
-    copy_whole(optimizer)
-    if any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"]):
-        optimizer.register_step_pre_hook(_lay_out_gradients)
-    if blueprint.warmup_is_a_ratio:
-        optimizer.register_step_pre_hook(_refuse_ratio)
-    if spec.traits.schedule_free and hasattr(optimizer, "eval"):
-        TrainingWeights(optimizer)
+    _complete(blueprint, optimizer)
     if spec.traits.needs_closure:
         optimizer = WithClosure(optimizer, blueprint.model)
     elif blueprint.settings.get("fused_backward"):
@@ -71,6 +63,31 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
     for tell in on_construct:
         tell(optimizer)
     return optimizer
+
+
+def adopt(blueprint: Blueprint, optimizer: Optimizer) -> None:
+    """Make of what somebody has built of a blueprint's class what :func:`construct` would have made, facades aside.
+
+    Raises:
+        OptimArgsError: it keeps an overridden keyword for all groups together.
+    """
+    _mended(optimizer, blueprint.implementation, blueprint, {})
+    _complete(blueprint, optimizer)
+    for tell in on_construct:
+        tell(optimizer)
+
+
+def _complete(blueprint: Blueprint, optimizer: Optimizer) -> None:
+    """Give an optimizer its record, and what a run needs of it."""
+    _refuse_inert_overrides(blueprint, optimizer)
+    stamp(optimizer, blueprint.spec, blueprint.settings)
+    copy_whole(optimizer)
+    if any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"]):
+        optimizer.register_step_pre_hook(_lay_out_gradients)
+    if blueprint.warmup_is_a_ratio:
+        optimizer.register_step_pre_hook(_refuse_ratio)
+    if blueprint.spec.traits.schedule_free and hasattr(optimizer, "eval"):
+        TrainingWeights(optimizer)
 
 
 def assemble(

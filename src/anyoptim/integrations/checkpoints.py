@@ -228,7 +228,7 @@ def _flaw(checkpoint: Path) -> str:
 def _check_files(checkpoint: Path, trainer: Any) -> None:
     """Refuse state of another optimizer, and say when there is none."""
     wrote = _recorded(checkpoint)
-    if wrote:
+    if "name" in wrote:  # a stranger's has none
         refuse_other(wrote, trainer.optimizer, f"The checkpoint {checkpoint}")
     if trainer.is_deepspeed_enabled:  # which has files of its own
         return

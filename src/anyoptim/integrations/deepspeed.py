@@ -16,7 +16,7 @@ def refuse_deepspeeds_own_optimizer(trainer: Any) -> None:
     ``deepspeed_optim_sched``); offloading the optimizer makes accelerate build ``DeepSpeedCPUAdam`` whatever was asked
     for (accelerate/utils/deepspeed.py, ``map_pytorch_optim_to_deepspeed``).
     """
-    name = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    name = registry.normalise(trainer.args.optim)
     if not trainer.is_deepspeed_enabled or not registry.is_known(name):
         return
     config: Mapping[str, Any] = trainer.accelerator.state.deepspeed_plugin.deepspeed_config

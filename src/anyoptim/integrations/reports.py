@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import fields
 from typing import Any
 
 from transformers import TrainerCallback
 
 from anyoptim.building.records import built, describe, record_of
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.errors import MissingPackageError
 from anyoptim.integrations.patching import replace
+from anyoptim.names import registry
+from anyoptim.text import plain
 
 
 class OptimizerRecord(TrainerCallback):
-    """Writes into the trainer's state which optimizer runs, with its hyperparameters.
+    """Writes into the trainer's state which optimizer runs, with its hyperparameters, and says if it is another one.
 
     Where the state of callbacks is kept: the one place in ``trainer_state.json`` that every version of transformers
     reads back whatever stands there. Attributes are what the record holds.
@@ -24,9 +29,57 @@ class OptimizerRecord(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Describe the optimizer."""
-        described = describe(optimizer)
-        if described:
-            state.stateful_callbacks[type(self).__name__] = {"args": {}, "attributes": described}
+        state.stateful_callbacks[type(self).__name__] = {"args": {}, "attributes": _described(optimizer)}
+        if not _is_the_named_one(args, optimizer):
+            warnings.warn(
+                f"optim={registry.normalise(args.optim)!r} has no effect: {_title(optimizer)} trains, which the Trainer"
+                " was given, or which a subclass of it makes.",
+                stacklevel=2,
+            )
+
+
+def _described(optimizer: Any) -> dict[str, object]:
+    """Return what runs as plain values; of a stranger's, its class and the values of its first group."""
+    described = describe(optimizer)
+    if described:
+        return described
+    group = optimizer.param_groups[0]
+    return {
+        "class": _class_of(optimizer),
+        "hyperparameters": {
+            **{key: plain(value) for key, value in group.items() if key not in ("params", "initial_lr")},
+            **({"lr": plain(group.get("initial_lr", group["lr"]))} if "lr" in group else {}),
+        },
+    }
+
+
+def _title(optimizer: Any) -> str:
+    record = record_of(optimizer)
+    return _class_of(optimizer) if record is None else str(record.writer)
+
+
+def _class_of(optimizer: Any) -> str:
+    cls = type(_inside(optimizer))
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _inside(optimizer: Any) -> Any:
+    return getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+
+
+def _is_the_named_one(args: Any, optimizer: Any) -> bool:
+    """Whether what trains is what ``optim=`` says, as far as that says anything."""
+    unset = {each.default for each in fields(args) if each.name == "optim"}
+    if args.optim in unset or not registry.is_known(args.optim):
+        return True
+    named = registry.optimizer_info(args.optim)
+    record = record_of(optimizer)
+    if record is not None:
+        return record.writer.name == named.name
+    try:
+        return any(type(_inside(optimizer)) is each.load() for each in named.implementations)
+    except MissingPackageError:
+        return False
 
 
 def wrap_reports(undo: ExitStack) -> None:
@@ -67,13 +120,10 @@ def wrap_reports(undo: ExitStack) -> None:
     @functools.wraps(extract)
     def extract_what_ran(trainer: Any) -> dict[str, Any]:
         hyperparameters = extract(trainer)
-        described = describe(trainer.optimizer)
-        if described:
-            values: Any = described["hyperparameters"]
-            record = record_of(trainer.optimizer)
-            assert record is not None
+        if trainer.optimizer is not None:
+            values: Any = _described(trainer.optimizer)["hyperparameters"]
             text = ", ".join(f"{name}={value}" for name, value in values.items())
-            hyperparameters["optimizer"] = f"{record.writer} with {text}"
+            hyperparameters["optimizer"] = f"{_title(trainer.optimizer)} with {text}"
         return hyperparameters
 
     replace(undo, modelcard, "extract_hyperparameters_from_trainer", extract_what_ran)

@@ -4,7 +4,8 @@ These things of transformers and accelerate are changed, and put back by ``disab
 
 - ``OptimizerNames`` gets a real member for each name (argparse lists members), and its ``_missing_``
   understands other spellings and class paths;
-- ``Trainer.get_optimizer_cls_and_kwargs`` answers registered names from :func:`anyoptim.plan`;
+- ``Trainer.get_optimizer_cls_and_kwargs`` answers registered names from :func:`anyoptim.plan`, and what is made of
+  the answer is taken over where it is made: ``answers.py``;
 - ``Trainer.get_decay_parameter_names`` answers ``in`` from a set: the Trainer looks every parameter
   up in that list, which takes quadratic time;
 - ``Trainer.create_scheduler`` resolves a warmup ratio, because only it knows the number of steps;
@@ -20,22 +21,16 @@ from __future__ import annotations
 import argparse
 import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from anyoptim.arguments.fields import Fields
-from anyoptim.building.assemble import class_of
-from anyoptim.errors import OptimError, UnknownOptimizerError, UnsupportedError
+from anyoptim.errors import OptimError, UnknownOptimizerError
+from anyoptim.integrations.answers import adopt, answer
 from anyoptim.integrations.patching import replace
 from anyoptim.names import registry
 from anyoptim.names.packages import need_transformers
-from anyoptim.planning.plan import Plan, plan
-from anyoptim.routing.groups import spans_meshes
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 _lock = threading.RLock()
 _installed: ExitStack | None = None
@@ -126,22 +121,20 @@ def _extend_names(undo: ExitStack) -> None:
     registry.on_register.append(add)
     undo.callback(registry.on_register.remove, add)
 
-    def _missing_(cls: Any, value: object) -> object:
+    def missing(value: object) -> object:
         try:
             name = registry.optimizer_info(str(value)).name
         except UnknownOptimizerError as error:
             key = registry.normalise(str(value))
-            if key in cls._value2member_map_:
-                return cls._value2member_map_[key]
+            if key in OptimizerNames._value2member_map_:
+                return OptimizerNames._value2member_map_[key]
             if any(sign in key for sign in ":+("):
                 raise
-            raise registry.unknown(str(value), [*registry.known_names(), *cls._value2member_map_]) from error
+            raise registry.unknown(str(value), [*registry.known_names(), *OptimizerNames._value2member_map_]) from error
         add([name])  # a class path is new here
-        return cls._value2member_map_[name]
+        return OptimizerNames._value2member_map_[name]
 
-    # ExplicitEnum defines _missing_; OptimizerNames inherits it
-    type.__setattr__(OptimizerNames, "_missing_", classmethod(_missing_))
-    undo.callback(delattr, OptimizerNames, "_missing_")
+    replace(undo, OptimizerNames, "_missing_", missing)
 
 
 def _add_member(names: Any, value: str) -> Any:
@@ -218,12 +211,37 @@ def _wrap_trainer(undo: ExitStack) -> None:
 
     @functools.wraps(original)
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
-        name = str(getattr(args.optim, "value", args.optim))
-        if not registry.is_known(name):
-            return original(args, model)
-        return _cls_and_kwargs(plan(name, model, args), Fields(args))
+        return answer(original, args, model) if registry.is_known(args.optim) else original(args, model)
 
     replace(undo, Trainer, "get_optimizer_cls_and_kwargs", get_optimizer_cls_and_kwargs)
+
+    create_optimizer: Callable[..., Any] = Trainer.create_optimizer
+
+    @functools.wraps(create_optimizer)
+    def create_optimizer_and_adopt(self: Any, *args: Any, **kwargs: Any) -> Any:
+        create_optimizer(self, *args, **kwargs)
+        adopt(original, self, *args, **kwargs)
+        return self.optimizer
+
+    replace(undo, Trainer, "create_optimizer", create_optimizer_and_adopt)
+
+    train: Callable[..., Any] = Trainer.train
+
+    @functools.wraps(train)
+    def train_what_it_makes(self: Any, *args: Any, **kwargs: Any) -> Any:
+        create: Callable[..., Any] = self.create_optimizer  # a subclass may make it without Trainer's own
+
+        @functools.wraps(create)
+        def create_and_adopt(*args: Any, **kwargs: Any) -> Any:
+            made = create(*args, **kwargs)
+            adopt(original, self, *args, **kwargs)
+            return made
+
+        with ExitStack() as run:
+            replace(run, self, "create_optimizer", create_and_adopt)
+            return train(self, *args, **kwargs)
+
+    replace(undo, Trainer, "train", train_what_it_makes)
 
     get_decay_parameter_names = Trainer.get_decay_parameter_names
 
@@ -254,52 +272,3 @@ class _Names(list[str]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._set
-
-
-def _cls_and_kwargs(planned: Plan, fields: Fields) -> tuple[type[Optimizer], dict[str, Any]]:
-    """Answer in the shape that transformers itself answers in, on every version.
-
-    The class takes what the caller passes: the Trainer's own groups, a subclass's groups, or, where
-    the plan's groups differ from the Trainer's, ``params`` (``model`` for model-first optimizers).
-    """
-    kwargs: dict[str, Any] = planned.keywords
-    own_groups = False
-    if not planned.implementation.takes_groups:
-        kwargs["model"] = planned.model
-    elif not _trainer_makes_them(planned, fields):
-        own_groups = True
-        kwargs["params"] = [dict(group) for group in planned.groups]
-    return _optimizer_class(planned, own_groups=own_groups), kwargs
-
-
-def _optimizer_class(planned: Plan, *, own_groups: bool) -> type[Optimizer]:
-    """Return a class whose call is ``planned.construct``: 4.57 and 5.x both call ``cls(groups, **kwargs)``.
-
-    A class, because transformers 5 calls any other callable as ``factory()(model, **kwargs)``; the
-    object it makes is the real optimizer class's own.
-    """
-    usual_keys = {"params", "weight_decay"}.union(*planned.groups)
-
-    def construct(_: type, params: Any, **kwargs: Any) -> Optimizer:
-        if own_groups:
-            if any(not isinstance(group, dict) or set(group) - usual_keys for group in params):
-                raise UnsupportedError(
-                    f"{planned.spec.name} makes its own param groups; groups with settings of their own"
-                    " (such as LoRA+ or a learning-rate mapping) do not fit it."
-                )
-            # a second create_optimizer finds `params` popped from the kwargs and passes the Trainer's groups
-            params = planned.groups
-        return planned.construct(params, **kwargs)
-
-    base = class_of(planned)
-    return type(base.__name__, (base,), {"__new__": construct, "__module__": base.__module__})
-
-
-def _trainer_makes_them(planned: Plan, fields: Fields) -> bool:
-    """Whether the groups that ``Trainer.create_optimizer`` makes by itself are the plan's."""
-    if planned.model is None:
-        return True
-    trainers = fields.number("weight_decay") or 0.0
-    return planned.settings.get("weight_decay") in (trainers, None) and all(
-        set(group) <= {"params", "weight_decay"} and not spans_meshes(group) for group in planned.groups
-    )

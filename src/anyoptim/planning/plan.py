@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import resolve
-from anyoptim.building.assemble import RATIO_LEFT, construct
+from anyoptim.building.assemble import RATIO_LEFT, adopt, construct
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
 from anyoptim.memory.footprint import Footprint, footprint
@@ -100,19 +100,32 @@ class Plan(Blueprint):
         """
         for _, each in self.members:
             each.load()  # a missing package is said before any advice
+        self._say()
+        optimizer = construct(self, params, **changed)
+        self._log()
+        return optimizer
+
+    def adopt(self, optimizer: Optimizer) -> None:
+        """Take over what somebody else has built of the plan's class and keywords, as if ``construct()`` had."""
+        self._say()
+        adopt(self, optimizer)
+        self._log()
+
+    def _say(self) -> None:
+        """Give each piece of advice, and what the licence forbids, as a warning."""
         for sentence in self.advice:
-            warnings.warn(f"{self.spec.name}: {sentence}.", stacklevel=3)
+            warnings.warn(f"{self.spec.name}: {sentence}.", stacklevel=4)
         licence = self.implementation.licence
         if not self.implementation.commercial and licence not in _licences_said:
             _licences_said.add(licence)
             warnings.warn(
                 f"{self.spec.name}: {self.implementation.package} is under {licence}: not for commercial use.",
-                stacklevel=3,
+                stacklevel=4,
             )
-        optimizer = construct(self, params, **changed)
+
+    def _log(self) -> None:
         if _logger.isEnabledFor(logging.INFO):
             _logger.info(self.summary)
-        return optimizer
 
     @property
     def summary(self) -> str:
