@@ -29,6 +29,7 @@ from anyoptim.names import registry
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.role import EMBEDDINGS
 from anyoptim.testing import CHECKS, check_optimizer
+from anyoptim.testing.kit import impossible
 from anyoptim.testing.subject import Subject
 
 ROOT = Path(__file__).parent.parent
@@ -336,9 +337,7 @@ def test_two_bitsandbytes_optimizers_do_not_share_exceptions() -> None:
 
 
 PLANNABLE = [
-    name
-    for name, spec in SPECS.items()
-    if spec.installed and not (spec.default.device or spec.default.unusable or spec.default.needs_process_group)
+    name for name, spec in SPECS.items() if spec.installed and not spec.default.device and not impossible(spec)
 ]
 
 

@@ -52,7 +52,6 @@ _PROJECTION_TYPE = Hyperparameter(
 # of the packages that offer them, see benchmarks/results/bare_names.md
 _FASTEST = ("adamp", "came", "lamb", "scion", "sgdw")
 _ONLY_HERE = ("adabound", "adai", "diffgrad", "grams", "racs", "shampoo", "signsgd", "sm3", "spam", "tiger", "yogi")
-_LORA = "it takes the two factors of LoRA adapters only"
 _PLAIN_STATE = {"mends": ("plain_state",)}
 _LOADS_IN_ITS_OWN_WAY = {"mends": ("hooks_around_loading",)}
 
@@ -95,11 +94,8 @@ SPECS = indexed(
             SHARDED_PART: "gravity",
             SHARDED_GRAPH: "adahessian sophiah",
         },
-        "trains": {_LORA: "lorarite", "the loss of the kit's model rises at every rate": "bsam"},
-        **{check: {_LORA: "lorarite"} for check in ("resume", "weights_only", "None gradients")},
-        **{check: {_LORA: "lorarite"} for check in ("traits", "device", "accumulation")},
+        "trains": {"the loss of the kit's model rises at every rate": "bsam"},
         "schedule": {
-            _LORA: "lorarite",
             "its momentum holds updates at earlier rates": "accsgd adafactor laprop",
             "it warms up by a rate of its own": "apollodqn",
             "its step size does not come from lr": "a2grad alig",
@@ -115,11 +111,9 @@ SPECS = indexed(
             "its average of the weights starts at zero": "srmm",
         },
         "bf16": {
-            "geqrf_cpu knows no bfloat16": "lorarite",
             "weights become NaN": "adahessian adai",
         },
         "fp16": {
-            _LORA: "lorarite",
             "its first step size vanishes in float16": "dadaptadam dadaptadan",
             "its eps is zero in float16": (
                 "adabelief adafactor adagc adago adahessian adam adalite adamax adamg adamc adammini adamod adamp adams"
@@ -130,11 +124,9 @@ SPECS = indexed(
             ),
         },
         "torch.compile": {
-            _LORA: "lorarite",
             "it draws random numbers": "apollo gravity kron magma",
         },
         "memory": {
-            _LORA: "lorarite",
             "its history grows over the first steps": "lbfgs",
             "how much it keeps depends on the weights": "nero sara",
         },
@@ -188,6 +180,7 @@ SPECS = indexed(
         "conda": Facts(name="conda", implementation=_PLAIN_STATE),
         "scalableshampoo": Facts(implementation=_PLAIN_STATE),
         "bsam": Facts(traits=_CLOSURE),
+        "lorarite": Facts(implementation={"takes_lora_pairs": True}),
         "rmsprop": Facts(hyperparameters={"alpha": {"within": DECAY}}),
         "adatam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
         "tam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
