@@ -10,12 +10,14 @@ from anyoptim.catalog._shared import (
     AT_LEAST_ONE,
     DECAY,
     DISTANCE,
+    NON_NEGATIVE,
     OWN_STEP_SIZE,
     POSITIVE,
     SHARDED_GRAPH,
     SHARDED_PART,
     SHARDED_PLAIN,
     SHARDED_REFUSED,
+    flag,
 )
 from anyoptim.catalog.torch import ADAMW
 from anyoptim.names.hyperparameters import Hyperparameter
@@ -44,7 +46,7 @@ def _low_rank(*more: Hyperparameter) -> Facts:
 
 _PROJECTION_TYPE = Hyperparameter(
     "projection_type",
-    Literal["std", "reverse_std", "right", "left", "full"],
+    Literal["std", "reverse_std", "right", "left", "full", "random"],
     "std",
     "side that is projected",
     scope="target",
@@ -68,10 +70,39 @@ _SECOND_ORDER = Traits(second_order=True)
 _DIFFERENTIATES = "it differentiates all gradients together"
 _SCHEDULE_FREE = Traits(schedule_free=True)
 
+_ADANORM = "adabelief adamax adamp adams adan adapnm aida diffgrad lamb lion radam ranger"
+_NEWTON_SCHULZ = "adago adamuon normuon"
+_EXTRA = {
+    flag("use_gc", "gradient centralization"): "adai adamp adan lion",
+    flag("cautious", "drop what goes against the gradient's sign"): (
+        "adafactor adago adamp adamuon adashift ademamix adopt distributedmuon laprop lion mars muon muonclip normuon"
+    ),
+    flag("adanorm", "scale a gradient up to the average of its norm"): _ADANORM,
+    Hyperparameter("adanorm_r", float, 0.95, "decay rate of that average", DECAY): _ADANORM,
+    flag("adam_debias", "correct the bias of the second moment only"): (
+        "adabelief adahessian adamax adamod adamp adams adanorm adapnm aida avagrad diffgrad lamb novograd radam ranger"
+        " ranger21 yogi"
+    ),
+    flag("stable_adamw", "clip the update as StableAdamW does"): "ademamix adopt",
+    flag("normalized", "of the groups of norms"): "adamc",
+    flag("sn", "of the groups that share second moments"): "adamwsn",
+    Hyperparameter(
+        "ns_method",
+        Literal["newton_schulz", "gram_newton_schulz"],
+        "newton_schulz",
+        "how Newton-Schulz iterations are computed",
+    ): _NEWTON_SCHULZ,
+    Hyperparameter("ns_reset_steps", tuple[int, ...], (2,), "iterations that start again"): _NEWTON_SCHULZ,
+    Hyperparameter("precondition_lr", float, 0.1, "learning rate of the preconditioner", NON_NEGATIVE): "kron",
+    Hyperparameter("precondition_init_scale", float, 1.0, "first scale of the preconditioner", POSITIVE): "kron",
+}
+"""Keywords that constructors put into groups without naming them, where the step reads them."""
+
 SPECS = indexed(
     "pytorch_optimizer",
     licence="Apache-2.0",
     extra="pytorch-optimizer",
+    extra_keywords=_EXTRA,
     coupled={
         DISTANCE: "dadaptadam dadaptadan dadaptsgd prodigy",
         "it draws random numbers, one after another for all parameters": "apollo bsam gravity kron magma",
