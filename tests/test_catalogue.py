@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib.util
+import inspect
 import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
+import textwrap
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
 import torch
 from chosen import chosen, parameters
-from toys import arguments, data, inner, llama, same_weights, train, weights
+from toys import arguments, data, inner, llama, plain_steps, same_weights, train, weights
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
@@ -29,7 +33,8 @@ from anyoptim.names import registry
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.role import EMBEDDINGS
 from anyoptim.testing import CHECKS, check_optimizer
-from anyoptim.testing.subject import Subject
+from anyoptim.testing.kit import impossible
+from anyoptim.testing.subject import Subject, tiny_model
 
 ROOT = Path(__file__).parent.parent
 ALL = [name for name in anyoptim.list_optimizers() if not name.startswith("example_")]
@@ -60,7 +65,7 @@ def test_well_known_names_are_bare(name: str) -> None:
     prefixed = [alias for alias in spec.aliases if "/" in alias]
     assert spec.default.name == "native" or name == "adafactor" or prefixed
     assert all(anyoptim.optimizer_info(alias) is spec for alias in spec.aliases)
-    planned = str(anyoptim.plan(name, llama()))
+    planned = str(anyoptim.plan(name, tiny_model()))
     assert spec.package in planned  # which package it is
 
 
@@ -336,9 +341,7 @@ def test_two_bitsandbytes_optimizers_do_not_share_exceptions() -> None:
 
 
 PLANNABLE = [
-    name
-    for name, spec in SPECS.items()
-    if spec.installed and not (spec.default.device or spec.default.unusable or spec.default.needs_process_group)
+    name for name, spec in SPECS.items() if spec.installed and not spec.default.device and not impossible(spec)
 ]
 
 
@@ -562,3 +565,117 @@ def test_values_of_an_index_have_the_types_of_the_signature() -> None:
         "foreach": False,
         "variant": "exp",
     }
+
+
+# ---------------------------------------------------------------- what signatures do not say
+
+NO_SETTINGS = {
+    "adabound": {"adam_debias"},  # its constructor drops it
+    "muonclip": {"attention_name", "qk_clip"},  # of groups that are one attention layer's queries and keys
+    "pytorch_optimizer/adammini": {"name"},
+    "pytorch_optimizer/adamuon": {"momentum", "nesterov"},  # of a base class's step, which it does not run
+    "pytorch_optimizer/alig": {"lr"},
+    "pytorch_optimizer/flashadamw": {"initial_lr", "master_byte_width"},
+    "pytorch_optimizer/lorarite": {"eps_root"},
+    "pytorch_optimizer/mars": {"lr_1d_factor"},
+    "pytorch_optimizer/rose": {"initial_lr", "max_lr"},  # of schedulers
+    "pytorch_optimizer/swats": {"adam_debias"},  # its constructor drops it
+    "pytorch_optimizer/vsgd": {"pa2", "pbg2", "pbhg2"},
+}
+"""What a step reads of a group and nobody sets: it is computed, or another class's."""
+
+
+def _read_of_groups(cls: type) -> set[str]:
+    """Return the keys of groups that the source of a class, and of those it is made from, reads and never writes."""
+    read: set[str] = set()
+    written: set[str] = set()
+    for each in cls.__mro__:
+        if each.__module__.partition(".")[0] in ("torch", "builtins", "abc", "typing"):
+            continue
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(each)))):
+            match node:
+                case ast.Subscript(ast.Name(id=name), ast.Constant(value=str(key)), ctx) if "group" in name:
+                    (written if isinstance(ctx, ast.Store) else read).add(key)
+                case ast.Call(ast.Attribute(ast.Name(id=name), "get"), [ast.Constant(value=str(key)), *_]):
+                    read |= {key} if "group" in name else set()
+    return read - written - {"params"}
+
+
+@pytest.mark.parametrize("name", [each for each in ALL if SPECS[each].package == "pytorch_optimizer"])
+def test_the_group_keys_that_a_package_reads_can_be_set(name: str) -> None:
+    own = SPECS[name].default
+    flag = {own.group_flag.key} if own.group_flag else set()
+    known = {each.keyword for each in own.hyperparameters} | own.refused.keys() | flag
+    cls: Any = own.load()
+    assert _read_of_groups(cls) - known == NO_SETTINGS.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("pytorch_optimizer/lion", "use_gc"), ("adamp", "cautious"), ("adai", "use_gc")]
+)
+def test_what_a_signature_does_not_name_takes_effect(name: str, key: str) -> None:
+    trained = []
+    for value in ("false", "true"):
+        model = llama()
+        optimizer = anyoptim.get_optimizer(name, model, optim_args=f"{key}={value}")
+        plain_steps(model, optimizer, 3)
+        trained.append(weights(model))
+    assert not same_weights(*trained)
+    found = anyoptim.plan(name, llama(), optim_args=f"q_proj@{key}=true")
+    assert found.build().param_groups[-1][key] is True
+
+
+PROJECTORS = {
+    "galore_torch/galore_adamw": "galore_torch.galore_projector",
+    "galore_torch/galore_adafactor": "galore_torch.galore_projector",
+    "galore_adamw": "galore_torch.galore_projector",
+}
+
+
+@pytest.mark.parametrize("name", PROJECTORS)
+def test_the_sides_that_are_projected_are_the_packages_own(name: str) -> None:
+    source = inspect.getsource(importlib.import_module(PROJECTORS[name]))
+    theirs = set(re.findall(r"self\.proj_type == ['\"](\w+)['\"]", source))
+    assert set(_choices(name, "proj_type")) == theirs
+
+
+@pytest.mark.parametrize("name", ["pytorch_optimizer/galore", "pytorch_optimizer/apollo", "fira", "conda"])
+def test_the_projections_are_the_packages_own(name: str) -> None:
+    from pytorch_optimizer.optimizer.utils.galore import PROJECTION_TYPE
+
+    assert set(_choices(name, "projection_type")) == set(get_args(PROJECTION_TYPE))
+    for value in get_args(PROJECTION_TYPE) if name != "conda" else ("std", "random"):
+        model = llama()
+        given = {"optim_target_modules": "all-linear", "optim_args": f"projection_type={value}"}
+        rank = {} if name == "conda" else {"rank": 4}
+        plain_steps(model, anyoptim.get_optimizer(name, model, given, lr=1e-3, **rank), 2)
+
+
+def test_choices_written_by_hand_are_those_of_the_signature() -> None:
+    checked = []
+    for name, spec in SPECS.items():
+        for own in spec.implementations:
+            if own.name != "upstream" or own.device or not own.installed:
+                continue
+            try:
+                signature = inspect.signature(own.load(), eval_str=True).parameters
+            except NameError:
+                continue
+            for each in own.hyperparameters:
+                parameter = signature.get(each.keyword)
+                if parameter is None or each.member or not (theirs := _literals(parameter.annotation)):
+                    continue
+                assert set(_literals(each.type)) == set(theirs), (name, each.name)
+                checked.append((name, each.name))
+    assert ("conda", "projection_type") in checked
+
+
+def _choices(name: str, keyword: str) -> tuple[object, ...]:
+    return next(_literals(each.type) for each in SPECS[name].hyperparameters if each.keyword == keyword)
+
+
+def _literals(annotation: object) -> tuple[object, ...]:
+    """Return the values of a ``Literal``, also of one inside of a union."""
+    if get_origin(annotation) is Literal:  # heavyball has a marker of its own in one
+        return tuple(each for each in get_args(annotation) if isinstance(each, (str, int)))
+    return tuple(value for each in get_args(annotation) for value in _literals(each))

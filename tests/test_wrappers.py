@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from toys import arguments, data, inner, llama, same_weights, train, weights
 from transformers import LlamaForCausalLM, Trainer
 
@@ -523,9 +524,21 @@ def test_what_keeps_its_parameters_is_refused_where_they_are_replaced() -> None:
         anyoptim.plan("lbfgs", llama(), {"fsdp": True})
 
 
-def test_attention_that_cannot_be_differentiated_twice_is_said() -> None:
-    assert "attn_implementation='eager'" in anyoptim.plan("sophia", llama()).advice[0]
-    assert not anyoptim.plan("sophia", _eager()).advice
+@pytest.mark.parametrize("name", ["sophia", "timm/adahessian"])
+def test_attention_that_cannot_be_differentiated_twice_is_refused(name: str) -> None:
+    with pytest.raises(anyoptim.UnsupportedError, match="attn_implementation='sdpa' does not support; load the model"):
+        anyoptim.plan(name, llama())
+    assert not anyoptim.plan(name, _eager()).advice
+
+
+def test_attention_by_plain_operations_can_be_differentiated_twice() -> None:
+    model, tokens = llama(), torch.arange(16).reshape(2, 8)
+    with sdpa_kernel(SDPBackend.MATH):
+        optimizer = anyoptim.get_optimizer("sophia", model, lr=1e-3)
+        before = weights(model)
+        model(input_ids=tokens, labels=tokens).loss.backward(create_graph=True)
+        optimizer.step()
+    assert not same_weights(before, weights(model))
 
 
 def _eager() -> Any:

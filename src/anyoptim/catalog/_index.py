@@ -155,6 +155,7 @@ def indexed(
     limits: Limits = MappingProxyType({}),
     unsteady: Limits = MappingProxyType({}),
     refused_everywhere: Mapping[str, str] = MappingProxyType({}),
+    extra_keywords: Mapping[Hyperparameter, str] = MappingProxyType({}),
     **fields: object,
 ) -> tuple[Unmade, ...]:
     """Return the names of a package, each with what makes its spec.
@@ -169,6 +170,7 @@ def indexed(
         limits: which checks some names fail, and why.
         unsteady: which checks they fail on some machines.
         refused_everywhere: keywords that cannot be set for any of them, with the reason.
+        extra_keywords: what constructors take without naming it, and the names of those which do.
         fields: of every :class:`Implementation` of the package.
 
     Raises:
@@ -178,7 +180,11 @@ def indexed(
     entries: Mapping[str, Any] = index["optimizers"]
     coupled_names = {own: reason for reason, names in coupled.items() for own in names.split()}
     limits_of, unsteady_of = _by_name(limits), _by_name(unsteady)
-    unknown = (facts.keys() | coupled_names.keys() | limits_of.keys() | unsteady_of.keys()) - entries.keys()
+    added = {own: [each for each, names in extra_keywords.items() if own in names.split()] for own in entries}
+    extra_names = {own for names in extra_keywords.values() for own in names.split()}
+    unknown = (
+        extra_names | facts.keys() | coupled_names.keys() | limits_of.keys() | unsteady_of.keys()
+    ) - entries.keys()
     if unknown:
         raise KeyError(f"{module} has no {sorted(unknown)[0]}")
     shared = {"licence": licence, "extra": extra, "package": index["package"], **fields}
@@ -190,6 +196,7 @@ def indexed(
             coupled=each.coupled or coupled_names.get(own, ""),
             refused={**refused_everywhere, **each.refused},
             aliases=(*((path,) if each.name else ()), *each.aliases),
+            added=(*added[own], *each.added),
         )
         of_all = {**shared, "limits": limits_of.get(own, {}), "unsteady": unsteady_of.get(own, {})}
         return Unmade(each.name or path, partial(_spec, path, own, entries[own], each, of_all), each.aliases)

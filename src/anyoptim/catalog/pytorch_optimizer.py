@@ -10,12 +10,14 @@ from anyoptim.catalog._shared import (
     AT_LEAST_ONE,
     DECAY,
     DISTANCE,
+    NON_NEGATIVE,
     OWN_STEP_SIZE,
     POSITIVE,
     SHARDED_GRAPH,
     SHARDED_PART,
     SHARDED_PLAIN,
     SHARDED_REFUSED,
+    flag,
 )
 from anyoptim.catalog.torch import ADAMW
 from anyoptim.names.hyperparameters import Hyperparameter
@@ -44,7 +46,7 @@ def _low_rank(*more: Hyperparameter) -> Facts:
 
 _PROJECTION_TYPE = Hyperparameter(
     "projection_type",
-    Literal["std", "reverse_std", "right", "left", "full"],
+    Literal["std", "reverse_std", "right", "left", "full", "random"],
     "std",
     "side that is projected",
     scope="target",
@@ -52,7 +54,6 @@ _PROJECTION_TYPE = Hyperparameter(
 # of the packages that offer them, see benchmarks/results/bare_names.md
 _FASTEST = ("adamp", "came", "lamb", "scion", "sgdw")
 _ONLY_HERE = ("adabound", "adai", "diffgrad", "grams", "racs", "shampoo", "signsgd", "sm3", "spam", "tiger", "yogi")
-_LORA = "it takes the two factors of LoRA adapters only"
 _PLAIN_STATE = {"mends": ("plain_state",)}
 _LOADS_IN_ITS_OWN_WAY = {"mends": ("hooks_around_loading",)}
 
@@ -69,10 +70,39 @@ _SECOND_ORDER = Traits(second_order=True)
 _DIFFERENTIATES = "it differentiates all gradients together"
 _SCHEDULE_FREE = Traits(schedule_free=True)
 
+_ADANORM = "adabelief adamax adamp adams adan adapnm aida diffgrad lamb lion radam ranger"
+_NEWTON_SCHULZ = "adago adamuon normuon"
+_EXTRA = {
+    flag("use_gc", "gradient centralization"): "adai adamp adan lion",
+    flag("cautious", "drop what goes against the gradient's sign"): (
+        "adafactor adago adamp adamuon adashift ademamix adopt distributedmuon laprop lion mars muon muonclip normuon"
+    ),
+    flag("adanorm", "scale a gradient up to the average of its norm"): _ADANORM,
+    Hyperparameter("adanorm_r", float, 0.95, "decay rate of that average", DECAY): _ADANORM,
+    flag("adam_debias", "correct the bias of the second moment only"): (
+        "adabelief adahessian adamax adamod adamp adams adanorm adapnm aida avagrad diffgrad lamb novograd radam ranger"
+        " ranger21 yogi"
+    ),
+    flag("stable_adamw", "clip the update as StableAdamW does"): "ademamix adopt",
+    flag("normalized", "of the groups of norms"): "adamc",
+    flag("sn", "of the groups that share second moments"): "adamwsn",
+    Hyperparameter(
+        "ns_method",
+        Literal["newton_schulz", "gram_newton_schulz"],
+        "newton_schulz",
+        "how Newton-Schulz iterations are computed",
+    ): _NEWTON_SCHULZ,
+    Hyperparameter("ns_reset_steps", tuple[int, ...], (2,), "iterations that start again"): _NEWTON_SCHULZ,
+    Hyperparameter("precondition_lr", float, 0.1, "learning rate of the preconditioner", NON_NEGATIVE): "kron",
+    Hyperparameter("precondition_init_scale", float, 1.0, "first scale of the preconditioner", POSITIVE): "kron",
+}
+"""Keywords that constructors put into groups without naming them, where the step reads them."""
+
 SPECS = indexed(
     "pytorch_optimizer",
     licence="Apache-2.0",
     extra="pytorch-optimizer",
+    extra_keywords=_EXTRA,
     coupled={
         DISTANCE: "dadaptadam dadaptadan dadaptsgd prodigy",
         "it draws random numbers, one after another for all parameters": "apollo bsam gravity kron magma",
@@ -95,11 +125,8 @@ SPECS = indexed(
             SHARDED_PART: "gravity",
             SHARDED_GRAPH: "adahessian sophiah",
         },
-        "trains": {_LORA: "lorarite", "the loss of the kit's model rises at every rate": "bsam"},
-        **{check: {_LORA: "lorarite"} for check in ("resume", "weights_only", "None gradients")},
-        **{check: {_LORA: "lorarite"} for check in ("traits", "device", "accumulation")},
+        "trains": {"the loss of the kit's model rises at every rate": "bsam"},
         "schedule": {
-            _LORA: "lorarite",
             "its momentum holds updates at earlier rates": "accsgd adafactor laprop",
             "it warms up by a rate of its own": "apollodqn",
             "its step size does not come from lr": "a2grad alig",
@@ -115,11 +142,9 @@ SPECS = indexed(
             "its average of the weights starts at zero": "srmm",
         },
         "bf16": {
-            "geqrf_cpu knows no bfloat16": "lorarite",
             "weights become NaN": "adahessian adai",
         },
         "fp16": {
-            _LORA: "lorarite",
             "its first step size vanishes in float16": "dadaptadam dadaptadan",
             "its eps is zero in float16": (
                 "adabelief adafactor adagc adago adahessian adam adalite adamax adamg adamc adammini adamod adamp adams"
@@ -130,11 +155,9 @@ SPECS = indexed(
             ),
         },
         "torch.compile": {
-            _LORA: "lorarite",
             "it draws random numbers": "apollo gravity kron magma",
         },
         "memory": {
-            _LORA: "lorarite",
             "its history grows over the first steps": "lbfgs",
             "how much it keeps depends on the weights": "nero sara",
         },
@@ -188,6 +211,7 @@ SPECS = indexed(
         "conda": Facts(name="conda", implementation=_PLAIN_STATE),
         "scalableshampoo": Facts(implementation=_PLAIN_STATE),
         "bsam": Facts(traits=_CLOSURE),
+        "lorarite": Facts(implementation={"takes_lora_pairs": True}),
         "rmsprop": Facts(hyperparameters={"alpha": {"within": DECAY}}),
         "adatam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
         "tam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),

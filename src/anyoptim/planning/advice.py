@@ -23,9 +23,7 @@ _FAR = 10.0
 _DEVICES = {"cuda": "a CUDA GPU", "npu": "an Ascend NPU", "xla": "an XLA device"}
 
 
-def advise(
-    spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None, config: object = None
-) -> Iterator[str]:
+def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> Iterator[str]:
     """Yield one sentence for each setting that has no effect or an unexpected one.
 
     Args:
@@ -33,14 +31,7 @@ def advise(
         settings: its resolved hyperparameters.
         fields: TrainingArguments, or what stands for it.
         routing: ``None`` when planned without a model.
-        config: the model's configuration, if it has one.
     """
-    attention = getattr(config, "_attn_implementation", None)
-    if spec.traits.second_order and attention not in (None, "eager"):
-        yield (
-            f"{spec.name} differentiates gradients, which attn_implementation={attention!r} may not support; load the"
-            " model with attn_implementation='eager'"
-        )
     if routing is not None:
         yield from routing.notes
     yield from _schedule(spec, fields)

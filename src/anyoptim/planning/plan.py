@@ -23,6 +23,7 @@ from anyoptim.memory.footprint import Footprint, footprint
 from anyoptim.memory.state import StateMemory, state_memory
 from anyoptim.names.registry import optimizer_info
 from anyoptim.planning.advice import advise, refuse, refuse_flat_pieces
+from anyoptim.planning.models import refuse_model
 from anyoptim.planning.table import plan_dict, plan_table
 from anyoptim.routing.groups import make_groups
 from anyoptim.routing.routes import route
@@ -211,7 +212,9 @@ def plan(name: str, model: nn.Module | None, args: object = None, **overrides: o
             routing = route(model, spec, settings, target_modules)
             groups = make_groups(routing, spec, settings)
     refuse(spec, settings, fields, routing, model)
-    advice = tuple(advise(spec, settings, fields, routing, config))
+    if model is not None and routing is not None:
+        refuse_model(spec, settings, model, routing, groups)
+    advice = tuple(advise(spec, settings, fields, routing))
     return Plan(spec, settings, routing, tuple(groups), model, fields, advice)
 
 

@@ -94,7 +94,12 @@ def check_optimizer(
 
 def impossible(spec: OptimizerSpec) -> str:
     """Return why nothing can be checked here, or ""."""
-    return spec.default.unusable or ("it needs several processes" if spec.default.needs_process_group else "")
+    own = spec.default
+    return (
+        own.unusable
+        or ("it needs several processes" if own.needs_process_group else "")
+        or ("it takes LoRA adapters only" if own.takes_lora_pairs else "")
+    )
 
 
 def _made(check: str, subject: Subject) -> Verdict:
