@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anyoptim.building.quantized_shards import step_on_parts
 from anyoptim.engines.loading import after_loading, before_loading
 from anyoptim.names import packages
 from anyoptim.names.role import EMBEDDINGS
@@ -224,6 +225,11 @@ def _made_again(value: Any, package: str) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_made_again(each, package) for each in value)
     return value
+
+
+def plain_parts_of_shards(optimizer: Optimizer, place_of: PlaceOf) -> None:
+    """Let torchao step on each process's own part of a sharded parameter, see :mod:`~.quantized_shards`."""
+    step_on_parts(optimizer)
 
 
 def generator_in_state(optimizer: Any, place_of: PlaceOf) -> None:
