@@ -1,4 +1,4 @@
-"""Schedules: every class of torch on every kind of optimizer of ours, and every kind of transformers on unequal rates."""
+"""Schedules: every class of torch on every kind of optimizer, and every kind of transformers on unequal rates."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from toys import arguments, data, llama, lora
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer, lr_scheduler
+from toys import arguments, data, llama, lora
 from transformers import Trainer, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
@@ -49,7 +49,7 @@ def in_a_row(optimizer: Optimizer) -> lr_scheduler.SequentialLR:
 
 
 def has_momentum(optimizer: Optimizer) -> bool:
-    """Whether torch's cyclic schedules find a momentum to cycle; they refuse to for Adafactor's kin and optimi's Lion."""
+    """Whether torch's cyclic schedules find a momentum: not in Adafactor's kin and optimi's Lion, which they refuse."""
     return not {"momentum", "betas"}.isdisjoint(optimizer.defaults)
 
 

@@ -45,7 +45,7 @@ _finished: list[Optimizer] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     if not torch.cuda.is_available():  # tests of numbers that name a GPU show the same on a CPU
-        torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign,assignment]
+        torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     for module, missing in PEER.get("stand-ins", {}).items():
         import_with_stand_ins(module, missing)
     if not os.environ.get("PEER_PLAIN"):
