@@ -54,11 +54,19 @@ def pytest_configure(config: pytest.Config) -> None:
             build_by_name(cls, name)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return left_out(collection_path.relative_to(config.rootpath).as_posix()) or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [re.compile(each) for each in PEER.get("left out", {})]
-    dropped = [item for item in items if any(each.search(item.nodeid) for each in left_out)]
+    dropped = [item for item in items if left_out(item.nodeid)]
     config.hook.pytest_deselected(items=dropped)
     items[:] = [item for item in items if item not in set(dropped)]
+
+
+def left_out(test: str) -> bool:
+    """Whether a test, or a file of tests, is not run."""
+    return any(re.search(pattern, test) for pattern in PEER.get("left out", {}))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
