@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue docs browser mutants benchmark gpu format clean
+.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue docs browser mutants peers benchmark gpu format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
@@ -14,8 +14,8 @@ demo: .venv/installed
 # what a change is likely to break
 test: lint types unit check-matrix
 
-# the rest: many names instead of one of each kind, other Pythons, older transformers, browsers
-test-all: slow test-compat check-matrix-all
+# the rest: many names instead of one of each kind, other Pythons, older transformers, browsers, other packages' tests
+test-all: slow test-compat check-matrix-all peers
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -67,6 +67,10 @@ check-matrix-all: .venv/installed
 mutants: .venv/installed
 	$(BIN)/python tools/mutants.py $(MUTANTS)
 
+# the tests of other packages, with their optimizers built by anyoptim; five minutes
+peers: .venv/installed
+	$(BIN)/python tools/peers.py $(PEERS)
+
 benchmark: .venv/installed
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/step.py
@@ -101,4 +105,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-* .matrix demo site
+	rm -rf .venv .venv-* .matrix .peers demo site

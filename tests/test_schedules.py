@@ -1,4 +1,4 @@
-"""Every schedule of torch on every kind of optimizer of ours, and every schedule of transformers on unequal rates."""
+"""Schedules: every class of torch on every kind of optimizer, and every kind of transformers on unequal rates."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def in_a_row(optimizer: Optimizer) -> lr_scheduler.SequentialLR:
 
 
 def has_momentum(optimizer: Optimizer) -> bool:
-    """Whether torch's cyclic schedules find a momentum to cycle; not for Adafactor's kin, optimi's Lion."""
+    """Whether torch's cyclic schedules find a momentum: not in Adafactor's kin and optimi's Lion, which they refuse."""
     return not {"momentum", "betas"}.isdisjoint(optimizer.defaults)
 
 

@@ -25,7 +25,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import anyoptim
@@ -45,7 +45,7 @@ _finished: list[Optimizer] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     if not torch.cuda.is_available():  # tests of numbers that name a GPU show the same on a CPU
-        torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign,assignment]
+        Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     for module, missing in PEER.get("stand-ins", {}).items():
         import_with_stand_ins(module, missing)
     if not os.environ.get("PEER_PLAIN"):
@@ -54,11 +54,19 @@ def pytest_configure(config: pytest.Config) -> None:
             build_by_name(cls, name)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return left_out(collection_path.relative_to(config.rootpath).as_posix()) or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [re.compile(each) for each in PEER.get("left out", {})]
-    dropped = [item for item in items if any(each.search(item.nodeid) for each in left_out)]
+    dropped = [item for item in items if left_out(item.nodeid)]
     config.hook.pytest_deselected(items=dropped)
     items[:] = [item for item in items if item not in set(dropped)]
+
+
+def left_out(test: str) -> bool:
+    """Whether a test, or a file of tests, is not run."""
+    return any(re.search(pattern, test) for pattern in PEER.get("left out", {}))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -149,7 +157,10 @@ def build_by_name(cls: type[Optimizer], name: str) -> None:
 
 
 def build(cls: type[Optimizer], name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> Optimizer:
-    """Build through anyoptim. What it refuses has to be refused by the class, too: then in the class's words."""
+    """Build through anyoptim. What it refuses has to be refused by the class, too: then in the class's words.
+
+    A plan holds plain numbers, so a rate that is a tensor goes into the groups afterwards.
+    """
     signature = inspect.signature(cls)
     try:
         bound = signature.bind(*args, **keywords).arguments
@@ -160,15 +171,19 @@ def build(cls: type[Optimizer], name: str, args: tuple[Any, ...], keywords: dict
     params = list(params) if isinstance(params, Iterable) else params
     for each in [key for key in bound if signature.parameters[key].kind is inspect.Parameter.VAR_KEYWORD]:
         bound.update(bound.pop(each))
+    tensors = {key: value for key, value in bound.items() if isinstance(value, Tensor)}
+    numbers = {key: value.item() for key, value in tensors.items()}
     takes_groups = optimizer_info(name).default.takes_groups
     model = None if takes_groups else params if isinstance(params, nn.Module) else nn.ParameterList(params)
     try:
-        plan = anyoptim.plan(name, model, optim_args=bound)
+        plan = anyoptim.plan(name, model, optim_args={**bound, **numbers})
         if not isinstance(params, (list, nn.Module)):  # nothing to optimize: how a test asks for a refusal
             return cls(params, **bound)
         optimizer = plan.construct(params)
     except anyoptim.OptimError:
         cls(params, **bound)
         raise
+    for group in optimizer.param_groups:
+        group.update({key: tensors[key] for key, number in numbers.items() if group.get(key) == number})
     _built[name] += 1
     return optimizer
