@@ -10,7 +10,7 @@ there (``["union", "float", "none"]``), so that nothing is evaluated.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -141,7 +141,7 @@ class Facts:
 
 
 Limits = Mapping[str, Mapping[str, str]]
-"""For each check of the conformance kit: why some fail it, and their names as one text."""
+"""For each check of the conformance kit: why some fail it, and their names as one text, ``*`` for all of a package."""
 
 
 def indexed(
@@ -179,7 +179,7 @@ def indexed(
     index = read_index(module)
     entries: Mapping[str, Any] = index["optimizers"]
     coupled_names = {own: reason for reason, names in coupled.items() for own in names.split()}
-    limits_of, unsteady_of = _by_name(limits), _by_name(unsteady)
+    limits_of, unsteady_of = _by_name(limits, entries), _by_name(unsteady, entries)
     added = {own: [each for each, names in extra_keywords.items() if own in names.split()] for own in entries}
     extra_names = {own for names in extra_keywords.values() for own in names.split()}
     unknown = (
@@ -204,12 +204,12 @@ def indexed(
     return tuple(map(unmade, entries))
 
 
-def _by_name(limits: Limits) -> dict[str, dict[str, str]]:
+def _by_name(limits: Limits, every: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return each name's own: its checks, with the reason."""
     found: dict[str, dict[str, str]] = {}
     for check, reasons in limits.items():
         for reason, names in reasons.items():
-            for own in names.split():
+            for own in every if names == "*" else names.split():
                 found.setdefault(own, {})[check] = reason
     return found
 

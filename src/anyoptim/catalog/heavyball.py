@@ -33,6 +33,7 @@ SPECS = indexed(
             "its preconditioner stays in float32": "psgdpro qsgd",
             "its eps is zero in float16": "adopt",
         },
+        "deepcopy and pickle": {"its attributes hold functions that pickle does not find by their names": "*"},
         "torch.compile": {
             _RANDOM: "lather psgdkron psgdlra psgdpro qsgd",
         },

@@ -46,7 +46,17 @@ def _upstream(
 
 _EVERY_CHECK = (
     *("builds", "trains", "weights_only", "traits", "typed arguments", "decay groups", "schedule", "None gradients"),
-    *("bf16", "fp16", "device", "accumulation", "torch.compile", "memory", "DTensor"),
+    *(
+        "bf16",
+        "fp16",
+        "device",
+        "accumulation",
+        "torch.compile",
+        "memory",
+        "DTensor",
+        "deepcopy and pickle",
+        "load hooks",
+    ),
 )
 _ENGINES = (
     OptimizerSpec(
@@ -74,6 +84,8 @@ _ENGINES = (
                             "torch.compile",
                             "memory",
                             "DTensor",
+                            "deepcopy and pickle",
+                            "load hooks",
                         ),
                         "its step is a backward pass of its own",
                     ),

@@ -157,6 +157,15 @@ SPECS = indexed(
         "torch.compile": {
             "it draws random numbers": "apollo gravity kron magma",
         },
+        "added group": {
+            "a group that is added has to say use_muon": "adago adamuon muon muonclip normuon",
+            "it remembers the rates of the groups that it was built with": "adabound",
+        },
+        "deepcopy and pickle": {
+            "its state is in an optimizer inside of it": "magma",
+            "its attributes hold functions that pickle does not find by their names": "adopt",
+        },
+        "load hooks": {"its state is in an optimizer inside of it": "magma"},
         "memory": {
             "its history grows over the first steps": "lbfgs",
             "how much it keeps depends on the weights": "nero sara",

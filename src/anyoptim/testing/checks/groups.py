@@ -119,5 +119,4 @@ def added_group(subject: Subject) -> str:
     for seed in range(ENOUGH):
         subject.step(model, optimizer, seed)
     expect(not torch.equal(before, model.added.weight), "the added parameter does not move")
-    expect(bool(torch.isfinite(model.added.weight).all()), "the added parameter is not finite")
     return "it trains"

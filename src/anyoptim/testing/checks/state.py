@@ -83,9 +83,13 @@ def load_hooks(subject: Subject) -> str:
 
 
 def _floats(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [each for each in tensors(dict(optimizer.state)) if each.is_floating_point() and each.numel() > 1]
+    return [each for each in tensors(dict(optimizer.state)) if _has_values(each)]
 
 
 def _zeros(value: Any) -> Any:
-    is_state = isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1
-    return torch.zeros_like(value) if is_state else value
+    return torch.zeros_like(value) if _has_values(value) else value
+
+
+def _has_values(value: object) -> bool:
+    """Whether it is state that can be set to zero; quantized state of a package's own type cannot."""
+    return type(value) is Tensor and value.is_floating_point() and value.numel() > 1
