@@ -106,7 +106,7 @@ SPECS = (
         },
         unsteady={
             "deepcopy and pickle": {
-                "without torchvision timm does not import, so pickle does not find its classes": "*"
+                "pickle does not find its classes where timm does not import, as without torchvision": "*"
             },
             "torch.compile": {
                 "Newton-Schulz iterations round otherwise when compiled": "adamuon muon nadamuon nmuon",
