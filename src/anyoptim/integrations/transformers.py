@@ -295,6 +295,8 @@ def _trainer_makes_them(planned: Plan, fields: Fields) -> bool:
     """Whether the groups that ``Trainer.create_optimizer`` makes by itself are the plan's."""
     if planned.model is None:
         return True
+    if planned.implementation.one_group:
+        return False
     trainers = fields.number("weight_decay") or 0.0
     return planned.settings.get("weight_decay") in (trainers, None) and all(
         set(group) <= {"params", "weight_decay"} for group in planned.groups
