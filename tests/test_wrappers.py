@@ -545,3 +545,34 @@ def _eager() -> Any:
     model = llama()
     model.set_attn_implementation("eager")
     return model
+
+
+# ---------------------------------------------------------------- what follows the loss
+
+
+@pytest.mark.parametrize("name", ["emonavi", "emolynx", "emofact"])
+def test_what_follows_the_loss_is_given_it(name: str, tmp_path: Path, enabled: None) -> None:
+    """As a loop by hand with the package's own class, which keeps averages of the loss of each step."""
+    model = llama()
+    trainer = train(model, arguments(tmp_path, optim=f"pytorch_optimizer/{name}", max_steps=3, max_grad_norm=0.0))
+    optimizer = inner(trainer.optimizer)
+    expected: dict[str, float] = {}
+    for row in trainer.state.log_history:
+        if "loss" in row:
+            for key, share in (("short", 0.3), ("medium", 0.05), ("long", 0.01)):
+                expected[key] = share * row["loss"] + (1 - share) * expected.get(key, row["loss"])
+    assert optimizer.state["ema"] == pytest.approx(expected, rel=1e-3)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [len(list(model.parameters()))]
+    assert [group["step"] for group in optimizer.param_groups] == [3]
+
+
+def test_what_takes_one_group_takes_no_other_and_says_so() -> None:
+    planned = anyoptim.plan("pytorch_optimizer/emonavi", llama(), weight_decay=0.1)
+    assert "weight_decay applies to every parameter" in planned.advice[0]
+    with pytest.raises(anyoptim.OptimArgsError, match="counts its steps by group and so takes one; leave it out"):
+        anyoptim.plan("pytorch_optimizer/emonavi", llama(), layer_decay=0.9)
+
+
+def test_a_step_with_a_closure_is_not_fused_silently() -> None:
+    with pytest.raises(anyoptim.UnsupportedError, match="its step evaluates the loss again"):
+        anyoptim.plan("pytorch_optimizer/alig", llama(), optim_args="fused_backward=true")

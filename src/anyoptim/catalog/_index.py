@@ -230,8 +230,9 @@ def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: M
     hyperparameters = [replace(each, default=facts.defaults.get(each.name, each.default)) for each in hyperparameters]
     hyperparameters += facts.added
     unsupported = {}
-    if facts.coupled:
-        unsupported["fused_backward"] = facts.coupled
+    coupled = "its step evaluates the loss again" if facts.traits.needs_closure else facts.coupled
+    if coupled:
+        unsupported["fused_backward"] = coupled
     else:
         hyperparameters.append(FUSED_BACKWARD)
     fields: dict[str, Any] = {

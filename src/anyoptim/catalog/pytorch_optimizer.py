@@ -66,6 +66,8 @@ _LOMO = Facts(
     implementation={"takes": "model", "unusable": "it updates in a backward pass of its own; take lomo or adalomo"}
 )
 _CLOSURE = Traits(needs_closure=True)
+# they follow the loss, which is 0 to them without a closure
+_EMO = Facts(traits=_CLOSURE, implementation={"one_group": True})
 _SECOND_ORDER = Traits(second_order=True)
 _DIFFERENTIATES = "it differentiates all gradients together"
 _SCHEDULE_FREE = Traits(schedule_free=True)
@@ -135,6 +137,7 @@ SPECS = indexed(
             "it draws weights around their mean": "bsam",
             "its weights are made anew from sums over all steps": "dadaptadan madgrad",
         },
+        "decay groups": {"it takes one group": "emofact emolynx emonavi"},
         "per-group rate": {
             "its first velocity is in units of 1 / lr": "gravity",
             "it draws weights around their mean": "bsam",
@@ -216,6 +219,7 @@ SPECS = indexed(
         "a2grad": Facts(implementation=OWN_STEP_SIZE, refused={"lr": "its step size comes from lips and beta"}),
         "adashift": Facts(implementation=_PLAIN_STATE),
         # without a bound it jumps wherever a gradient is small
+        **dict.fromkeys(("emofact", "emolynx", "emonavi"), _EMO),
         "alig": Facts(traits=_CLOSURE, implementation=OWN_STEP_SIZE, defaults={"max_lr": 0.1}),
         "conda": Facts(name="conda", implementation=_PLAIN_STATE),
         "scalableshampoo": Facts(implementation=_PLAIN_STATE),

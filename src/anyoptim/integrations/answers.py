@@ -118,6 +118,7 @@ def _trainer_makes_the_groups(planned: Blueprint) -> bool:
         planned.settings.get("weight_decay") in (_decay_of(planned.fields), None)
         and not planned.settings.overrides
         and not planned.spec.traits.needs_targets
+        and not (planned.implementation.one_group and planned.model is not None)
         and all(set(group) <= {"params", "weight_decay"} and not spans_meshes(group) for group in planned.groups)
     )
 

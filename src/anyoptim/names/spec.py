@@ -62,6 +62,7 @@ class Implementation:
         applied_lr: the key of a group that holds the learning rate of the last step.
         target_roles: the roles that a target may have.
         one_for_all: hyperparameters that it has one value of for all groups, though each group has the key.
+        one_group: it counts its steps by group, so that several would count one step several times.
         takes_lora_pairs: each of its groups has to be pairs of a LoRA A and its B, one after the other.
         own_step_size: with ``lr=none``, or without such a keyword, a group's learning rate means nothing to it.
         by_place: what it does to a parameter depends on that one's place among the others, so that no device mesh may
@@ -91,6 +92,7 @@ class Implementation:
     applied_lr: str = "lr"
     target_roles: frozenset[Role] = EVERY_ROLE
     one_for_all: frozenset[str] = frozenset()
+    one_group: bool = False
     takes_lora_pairs: bool = False
     own_step_size: bool = False
     by_place: bool = False

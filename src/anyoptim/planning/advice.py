@@ -56,10 +56,12 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         yield f"optim_target_modules has no effect: {spec.name} treats every module alike"
     if settings.get("weight_decay") is None and fields.number("weight_decay"):
         yield f"weight_decay has no effect: {spec.name} has none"
-    if settings.implementation.updates_in_backward and settings.number("weight_decay"):
+    own = settings.implementation
+    if (own.updates_in_backward or own.one_group) and settings.number("weight_decay"):
+        why = "takes one param group" if own.one_group else "has no param groups"
         yield (
-            f"weight_decay applies to every parameter, biases and norms too: the {settings.implementation.name} "
-            f"implementation of {spec.name} has no param groups"
+            f"weight_decay applies to every parameter, biases and norms too: the {own.name} implementation of"
+            f" {spec.name} {why}"
         )
     routes = routing.routes if routing is not None else ()
     if settings.number("weight_decay") and any(hasattr(each.parameter, "_is_flat_param") for each in routes):

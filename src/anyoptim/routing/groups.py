@@ -41,6 +41,8 @@ def make_groups(routing: Routing, spec: OptimizerSpec, settings: Settings) -> li
     Raises:
         OptimArgsError: an override sets what the optimizer of a parameter does not have.
     """
+    if settings.implementation.one_group:
+        return [_one_group(routing, spec, settings)]
     members = {is_target: _Member(spec, settings, is_target=is_target) for is_target in (True, False)}
     buckets: dict[tuple[bool, bool, str], tuple[dict[str, object], list[Route]]] = {
         (False, True, ""): ({}, []),
@@ -64,6 +66,19 @@ def make_groups(routing: Routing, spec: OptimizerSpec, settings: Settings) -> li
             if params or spec.fallback is None
         ]
     return groups
+
+
+def _one_group(routing: Routing, spec: OptimizerSpec, settings: Settings) -> GroupDict:
+    """Return all parameters in one group, for a package that counts by group."""
+    member = _Member(spec, settings, is_target=False)
+    for route in routing.routes:
+        if route.adjustment is not None:
+            raise OptimArgsError(
+                f"{route.adjustment.label or f'{spec.name}: {route.adjustment.rule}'} sets something for {route.name}"
+                f" alone, but {spec.name} counts its steps by group and so takes one; leave it out, or take"
+                " adamw_torch."
+            )
+    return {"params": [each.parameter for each in routing.routes], **member.values(decays=True)}  # type: ignore[typeddict-item]  # the keys vary
 
 
 class _Member:
