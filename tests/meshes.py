@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -121,6 +121,13 @@ def hsdp(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
+def offloaded(model: nn.Module) -> nn.Module:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for layer in model.children():
+        fully_shard(layer, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))
+    return fully_shard(model, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))
+
+
 def replicated(model: nn.Module) -> nn.Module:
     """Parameters that lie whole on every rank, each of which holds a part of a gradient's sum."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
@@ -143,7 +150,7 @@ def partial_gradients(model: nn.Module) -> None:
 
 
 MESHES: dict[str, Callable[[nn.Module], nn.Module]] = {
-    each.__name__: each for each in (fsdp, tp, fsdp_tp, hsdp, replicated)
+    each.__name__: each for each in (fsdp, tp, fsdp_tp, hsdp, offloaded, replicated)
 }
 
 

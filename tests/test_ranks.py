@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ import anyoptim
 from anyoptim.engines.apollo import APOLLOAdamW
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.lookahead import Lookahead
+from anyoptim.integrations.checkpoints import _flaw
 
 ENGINES = ["muon", "apollo_adamw", "apollo_mini", "galore_adamw", "galore_adafactor", "grokadamw", "lomo", "adalomo"]
 HYBRIDS = ["muon+sgd", "muon+prodigy"]
@@ -163,7 +165,27 @@ def muon_sends_16_bits() -> None:
     assert sent.dtypes == {torch.bfloat16}
 
 
+# ---------------------------------------------------------------- a rank that was stopped in a save (G7)
+
+
+def a_missing_rank_is_found() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder)
+        (checkpoint / "trainer_state.json").write_text("{}")
+        assert _flaw(checkpoint) == ""  # saved without random state
+        (checkpoint / "rng_state.pth").touch()
+        assert _flaw(checkpoint) == ""  # by one process
+        for ranks, missing in (([0], "1"), ([1], "0"), ([0, 1], ""), ([0, 2], "1"), ([0, 1, 2, 3], "")):
+            for each in checkpoint.glob("rng_state*"):
+                each.unlink()
+            for rank in ranks:
+                (checkpoint / f"rng_state_{rank}.pth").touch()
+            assert (f"rng_state_{missing}.pth" in _flaw(checkpoint)) == bool(missing), (ranks, _flaw(checkpoint))
+
+
 TWO: Cases = {
+    "a missing rank is found": a_missing_rank_is_found,
+    **{f"{name} on offloaded": partial(as_one, name, "offloaded") for name in ("muon", "apollo_mini", "adamw_torch")},
     **{f"flat pieces: {name}": partial(flat_pieces_are_refused, name) for name in ("adalomo", "grokadamw", "muon")},
     "flat pieces: adamw_torch": adamw_trains_on_flat_pieces,
     "Muon sends 16 bits": muon_sends_16_bits,

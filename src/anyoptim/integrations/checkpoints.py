@@ -27,6 +27,7 @@ import torch
 from anyoptim.building.records import built, refuse_other
 from anyoptim.building.training_weights import average_in_place, training_weights_of
 from anyoptim.engines.closure import WithClosure
+from anyoptim.engines.engine import several_processes
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import CheckpointError, OptimError
 from anyoptim.integrations.deepspeed import refuse_deepspeeds_own_optimizer
@@ -222,7 +223,21 @@ def _flaw(checkpoint: Path) -> str:
         return f"it has no {_STATE}, which is written last"
     except ValueError:
         return f"its {_STATE} is cut off"
-    return ""
+    return _missing_rank(checkpoint)
+
+
+def _missing_rank(checkpoint: Path) -> str:
+    """Return which rank's random state is missing, as far as files tell: where all ranks of a run write to one folder.
+
+    One process has a name of its own for its file, so a numbered one was not alone. That the last of several is
+    missing shows nowhere.
+    """
+    if not several_processes() or os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+        return ""
+    found = [re.fullmatch(r"rng_state_(\d+)\.pth", each.name) for each in checkpoint.glob("rng_state_*.pth")]
+    ranks = {int(match[1]) for match in found if match}
+    missing = set(range(max(2, *ranks) if ranks else 0)) - ranks
+    return f"it has no rng_state_{min(missing)}.pth, so rank {min(missing)} was stopped in the save" if missing else ""
 
 
 def _check_files(checkpoint: Path, trainer: Any) -> None:
