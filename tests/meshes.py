@@ -28,8 +28,10 @@ class Net(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.up(self.norm(x)).tanh())
+    def forward(self, x: Tensor, *, skips: bool = False) -> Tensor:
+        """Compute, or skip the layer in between."""
+        inner = self.norm(x).repeat(1, self.up.out_features // x.shape[-1]) if skips else self.up(self.norm(x))
+        return self.down(inner.tanh())
 
 
 def net(*sizes: int, dtype: torch.dtype = torch.float64) -> Net:

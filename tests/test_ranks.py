@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from functools import partial
@@ -31,6 +32,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import anyoptim
@@ -183,7 +185,63 @@ def a_missing_rank_is_found() -> None:
             assert (f"rng_state_{missing}.pth" in _flaw(checkpoint)) == bool(missing), (ranks, _flaw(checkpoint))
 
 
+# ---------------------------------------------------------------- ranks that do different things
+
+
+def pipeline_stages(name: str, **given: Any) -> None:
+    """Each rank holds another module, and trains it as it is trained among all modules in one process."""
+    rank = dist.get_rank()
+    alone = net()
+    stages = [nn.Sequential(alone.norm, alone.up, nn.Tanh()), nn.Sequential(alone.down)]
+    stage = copy.deepcopy(stages[rank])
+    targets = {"optim_target_modules": "all-linear"} if anyoptim.optimizer_info(name).traits.needs_targets else {}
+    mine = anyoptim.get_optimizer(name, stage, lr=0.01, **targets, **given)
+    one = anyoptim.get_optimizer(name, nn.Sequential(*stages), lr=0.01, **targets, **given)
+    for step in range(STEPS):
+        x = batch(step)
+        nn.Sequential(*stages)(x).square().mean().backward()
+        one.step()
+        one.zero_grad()
+        between = torch.empty(16, 16, dtype=torch.float64, requires_grad=True)
+        if rank == 0:
+            sent = stage(x)
+            dist.send(sent.detach(), 1)
+            gradient = torch.empty_like(sent)
+            dist.recv(gradient, 1)
+            sent.backward(gradient)
+        else:
+            dist.recv(between.detach(), 0)
+            stage(between).square().mean().backward()
+            assert between.grad is not None
+            dist.send(between.grad, 0)
+        mine.step()
+        mine.zero_grad()
+        assert distance(weights(stage), weights(stages[rank])) <= 1e-9
+
+
+def a_gradient_on_one_rank_only(name: str, **given: Any) -> None:
+    """DDP gives every rank the mean, also of what only one of them has used."""
+    model, alone = net(), net()
+    sharing = DistributedDataParallel(model, find_unused_parameters=True)
+    split, one = optimizer(name, model, **given), optimizer(name, alone, **given)
+    for step in range(STEPS):
+        x = batch(step)
+        sharing(x, skips=dist.get_rank() == 1).square().mean().backward()
+        (sum(alone(x, skips=each).square().mean() for each in (False, True)) / 2).backward()
+        split.step()
+        one.step()
+        split.zero_grad()
+        one.zero_grad()
+        assert distance(weights(model), weights(alone)) <= 1e-9
+
+
+FUSED_ADAMW: dict[str, Any] = {"optim_args": "fused_backward=true"}
+
 TWO: Cases = {
+    **{f"stages: {name}": partial(pipeline_stages, name) for name in ("adamw_torch", "muon", *FUSED)},
+    "stages: fused adamw_torch": partial(pipeline_stages, "adamw_torch", **FUSED_ADAMW),
+    **{f"one gradient: {name}": partial(a_gradient_on_one_rank_only, name) for name in ("muon", "apollo_mini", *FUSED)},
+    "one gradient: fused adamw_torch": partial(a_gradient_on_one_rank_only, "adamw_torch", **FUSED_ADAMW),
     "a missing rank is found": a_missing_rank_is_found,
     **{f"{name} on offloaded": partial(as_one, name, "offloaded") for name in ("muon", "apollo_mini", "adamw_torch")},
     **{f"flat pieces: {name}": partial(flat_pieces_are_refused, name) for name in ("adalomo", "grokadamw", "muon")},
