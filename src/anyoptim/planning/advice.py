@@ -59,6 +59,8 @@ def advise(
     yield from _hybrid(spec, settings)
     if not spec.traits.needs_targets and "optim_target_modules" in fields:
         yield f"optim_target_modules has no effect: {spec.name} treats every module alike"
+    if "lr" not in settings.values and fields.number("learning_rate"):
+        yield f"learning_rate has no effect: {spec.name} has none"
     if settings.get("weight_decay") is None and fields.number("weight_decay"):
         yield f"weight_decay has no effect: {spec.name} has none"
     if settings.implementation.updates_in_backward and settings.number("weight_decay"):
