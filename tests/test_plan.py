@@ -185,6 +185,18 @@ def test_weight_decay_of_an_optimizer_without(restored_registry: None) -> None:
     assert all("weight_decay" not in group for group in planned.groups)
 
 
+def test_learning_rate_of_an_optimizer_without(restored_registry: None) -> None:
+    """As AliG has none, and Magma's goes to an AdamW that it makes itself."""
+
+    @anyoptim.register("no_rate")
+    class NoRate(torch.optim.Optimizer):
+        def __init__(self, params: Any, momentum: float = 0.9) -> None:
+            super().__init__(params, {"lr": 0.1, "momentum": momentum})
+
+    planned = plan("no_rate", args={"learning_rate": 1e-3})
+    assert planned.advice == ("learning_rate has no effect: no_rate has none",)
+
+
 @pytest.mark.parametrize(
     ("name", "args", "error", "message"),
     [

@@ -174,7 +174,7 @@ def test_a_rate_of_zero_moves_nothing(name: str) -> None:
     assert all(map(torch.equal, model.parameters(), net().parameters()))
 
 
-@pytest.mark.parametrize("name", ["muon", "muon+lion"])
+@pytest.mark.parametrize("name", ["muon", "muon+lion", "adamw_torch+sgd"])
 def test_momentum_that_cycles_reaches_every_member(name: str) -> None:
     """OneCycleLR cycles ``betas`` where the main optimizer has them, else ``momentum``."""
     optimizer = build(name, net())

@@ -35,6 +35,6 @@ def kept_attributes(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _reduced(optimizer: Optimizer) -> Any:
-    if _MARK not in vars(optimizer):
-        return optimizer.__reduce_ex__(2)
+    if _MARK not in vars(optimizer) or type(optimizer).__getstate__ is not Optimizer.__getstate__:
+        return optimizer.__reduce_ex__(2)  # a class may know better what it needs
     return copyreg.__newobj__, (type(optimizer),), kept_attributes(optimizer)  # type: ignore[attr-defined]  # typeshed

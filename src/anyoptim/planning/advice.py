@@ -54,6 +54,8 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
     yield from _hybrid(spec, settings)
     if not spec.traits.needs_targets and "optim_target_modules" in fields:
         yield f"optim_target_modules has no effect: {spec.name} treats every module alike"
+    if "lr" not in settings.values and fields.number("learning_rate"):
+        yield f"learning_rate has no effect: {spec.name} has none"
     if settings.get("weight_decay") is None and fields.number("weight_decay"):
         yield f"weight_decay has no effect: {spec.name} has none"
     own = settings.implementation
