@@ -169,7 +169,6 @@ SPECS = indexed(
             "its state is in an optimizer inside of it": "magma",
             "its attributes hold functions that pickle does not find by their names": "adopt",
         },
-        "load hooks": {"its state is in an optimizer inside of it": "magma"},
         "memory": {
             "its history grows over the first steps": "lbfgs",
             "how much it keeps depends on the weights": "nero sara",
