@@ -69,6 +69,7 @@ def _work(rank: int, size: int, cases: Cases, folder: str) -> None:
         except Exception as error:
             said = f"{name} on rank {rank}: {type(error).__name__}: {error}\n{traceback.format_exc()[-1500:]}"
         finally:
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
         with Path(folder, str(rank)).open("a") as file:
             file.write(json.dumps(said) + "\n")

@@ -281,8 +281,8 @@ def test_a_part_is_what_belongs_to_this_process() -> None:
         weight = DTensor.from_local(torch.zeros(shape), mesh, [Shard(dim)], run_check=False)
         assert torch.equal(part(left @ right, weight), (left @ right).chunk(2, dim)[1])
         # of two factors, the side that the other one shares stays whole
-        assert torch.equal(part(left, weight, shared=-1), first)
-        assert torch.equal(part(right, weight, shared=-2), second)
+        assert torch.equal(part(left, weight, -1), first)
+        assert torch.equal(part(right, weight, -2), second)
 
 
 def test_adalomo_takes_the_size_of_a_complex_gradient() -> None:
