@@ -154,8 +154,8 @@ def test_muon_on_stacks_of_experts() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: nn.Sequential(nn.Embedding(4, 4), nn.LayerNorm(4)), "matches nothing|matches no module"),
-        (lambda: nn.Conv2d(3, 4, 2), "the model has no matrix that muon can take"),
+        (lambda: nn.Sequential(nn.Embedding(4, 4), nn.LayerNorm(4)), "the model has no hidden matrix"),
+        (lambda: nn.Conv2d(3, 4, 2), "the model has no hidden matrix"),
     ],
 )
 def test_nothing_for_muon_is_an_error(model: Any, message: str) -> None:

@@ -226,7 +226,7 @@ def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
 
 def _complete(optimizer: Optimizer) -> None:
     """Give groups the keys that a checkpoint has lost: torch's distributed ones keep none of a group that is empty."""
-    for group in optimizer.param_groups:
+    for group in (each for each in optimizer.param_groups if not each["params"]):
         member = optimizer.owner(group) if isinstance(optimizer, CompositeOptimizer) else optimizer
         for key, value in member.defaults.items():
             group.setdefault(key, value)

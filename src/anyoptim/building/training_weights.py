@@ -110,8 +110,8 @@ def _leaving_no_empty_state(optimizer: Any, turn: Callable[[], None]) -> Callabl
     """
 
     @functools.wraps(turn)
-    def turn_only() -> None:
-        turn()
+    def turn_only(*args: bool) -> None:
+        turn(*args)  # heavyball's train() takes the mode
         for parameter in [each for each, held in optimizer.state.items() if not held]:
             del optimizer.state[parameter]
 
