@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,7 @@ def printed(*words: str | Path, code: int = 0) -> str:
 def _command(words: list[str], streams: tuple[Path, Path], cwd: Path, environment: dict[str, str]) -> None:
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
