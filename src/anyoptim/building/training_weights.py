@@ -132,6 +132,10 @@ def _restore(optimizer: Optimizer) -> None:
 
 def _begin_step(optimizer: Optimizer, *_: object) -> None:
     """Refuse to train the average, and forget what was loaded: before, a class may look at what it has loaded."""
+    if _training(optimizer):
+        for group in _groups(optimizer):
+            # one that was added since train() has no average yet
+            group["train_mode"] |= not any(optimizer.state.get(each) for each in group["params"])
     if not all(group["train_mode"] for group in _groups(optimizer)):
         raise UnsupportedError(
             f"{type(optimizer).__name__} is in evaluation mode, where the parameters hold the average: call"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 from torch import Tensor, nn
@@ -142,7 +143,9 @@ def _set_or_unlike(planned: Blueprint, theirs: Mapping[str, Any]) -> dict[str, A
         value, source = planned.keywords[key], planned.settings.source(each.name)
         if source == "default":
             own = parameters[key].default if key in parameters else inspect.Parameter.empty
-            leave_out = key in theirs or own == value or not (key in parameters or takes_any)
+            # a member of an enum equals its value, but no checkpoint should hold it
+            same = own == value and not isinstance(own, Enum)
+            leave_out = key in theirs or same or not (key in parameters or takes_any)
         else:
             leave_out = key == "weight_decay" and source == "TrainingArguments" and key not in theirs
         if not leave_out:
