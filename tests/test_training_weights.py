@@ -200,13 +200,12 @@ def test_transformers_alone_goes_on_from_our_checkpoint(name: str, tmp_path: Pat
     """It knows these names: the model file holds the average, and the state says so."""
     fields = {"save_strategy": "steps", "save_steps": 8, "optim_args": None}
     ours = run(name, tmp_path, **fields)
-    anyoptim.disable()
+    anyoptim.disable()  # for good: the fixture's scope ends with it
     model = llama()
     needs = {**needs_of(name), "max_steps": 12, **fields}
     theirs = Trainer(model, arguments(tmp_path, optim=name.replace("radamw", "radam"), **needs), train_dataset=data())
     theirs.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     theirs.optimizer.eval()
-    anyoptim.enable()
     assert type(inner(theirs.optimizer)).__module__.startswith("schedulefree")
     found, expected = weights(model), weights(ours.model)
     assert max(float((found[key] - value).abs().max()) for key, value in expected.items()) < 1e-5

@@ -132,11 +132,12 @@ def _restore(optimizer: Optimizer) -> None:
 
 def _begin_step(optimizer: Optimizer, *_: object) -> None:
     """Refuse to train the average, and forget what was loaded: before, a class may look at what it has loaded."""
-    if _training(optimizer):
-        for group in _groups(optimizer):
-            # one that was added since train() has no average yet
-            group["train_mode"] |= not any(optimizer.state.get(each) for each in group["params"])
-    if not all(group["train_mode"] for group in _groups(optimizer)):
+    averaged = [group for group in _groups(optimizer) if not group["train_mode"]]
+    for group in averaged:
+        # one that was added since train() has no average yet
+        if _training(optimizer) and not any(optimizer.state.get(each) for each in group["params"]):
+            group["train_mode"] = True
+    if any(not group["train_mode"] for group in averaged):
         raise UnsupportedError(
             f"{type(optimizer).__name__} is in evaluation mode, where the parameters hold the average: call"
             " optimizer.train() before training, and optimizer.eval() before evaluating or saving."
