@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def enabled() -> Iterator[None]:
     with anyoptim.enable():
         yield
+    anyoptim.disable()  # where a test has called enable() once more
 
 
 @pytest.fixture
