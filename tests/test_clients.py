@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from toys import arguments, data, inner, llama, same_weights, train, weights
+from toys import arguments, data, inner, llama, same_weights, skip_unless_installed, train, weights
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
 import anyoptim
 from anyoptim.building.records import record_of
+from anyoptim.names import registry
 
 pytestmark = pytest.mark.trainer
 
-THEIRS = [each.value for each in OptimizerNames]
+THEIRS = [each.value for each in OptimizerNames if registry.is_known(each.value)]
 """The names that transformers has by itself: read before anything is enabled."""
 
 
@@ -65,6 +66,7 @@ def test_what_the_user_set_is_answered_too(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("enabled")
 @pytest.mark.parametrize("name", ["adamw_torch", "sgd", "torch.optim:NAdam", "timm/lamb"])
 def test_the_class_alone_is_the_very_class(name: str, tmp_path: Path) -> None:
+    skip_unless_installed(name)
     model = llama()
     args = arguments(tmp_path, optim=name, learning_rate=1e-3)
     cls, keywords = Trainer.get_optimizer_cls_and_kwargs(args, model)
@@ -208,6 +210,7 @@ def test_another_optimizer_than_the_named_one_is_said_once(given: bool, tmp_path
 @pytest.mark.usefixtures("enabled")
 @pytest.mark.parametrize("name", [None, "adamw_torch", "soap"])
 def test_what_is_as_named_is_not_said(name: str | None, tmp_path: Path) -> None:
+    skip_unless_installed(name or "adamw_torch")
     """Nor is an optimizer of one's own where ``optim`` was not set."""
     model = llama()
     args = arguments(tmp_path, max_steps=1, **({"optim": name} if name else {}))

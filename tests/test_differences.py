@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import Subset
-from toys import SIZES, arguments, data, inner, llama, needs_of, same_weights, train, weights
+from toys import SIZES, arguments, data, inner, llama, needs_of, same_weights, skip_unless_installed, train, weights
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -499,6 +499,7 @@ def test_the_recipe_of_transformers_guide_for_adafactor(more: str, tmp_path: Pat
     ],
 )
 def test_what_steps_without_a_rate_does_so_in_the_trainer(name: str, optim_args: str, tmp_path: Path) -> None:
+    skip_unless_installed(name)
     model = llama()
     before = weights(model)
     fields = {"optim": name, "optim_args": optim_args, "optim_target_modules": needs_of(name)["optim_target_modules"]}

@@ -9,6 +9,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -73,6 +74,12 @@ def needs_of(name: str) -> dict[str, Any]:
         "lr_scheduler_type": "constant" if spec.traits.schedule_free else "linear",
         "max_grad_norm": 0.0 if spec.fused_backward or spec.traits.clips_updates else 1.0,
     }
+
+
+def skip_unless_installed(name: str) -> None:
+    """Leave a name out where its package is not there, as in the environments of older transformers."""
+    if not anyoptim.optimizer_info(name).installed:
+        pytest.skip(f"{name} is not installed")
 
 
 def run_arguments(folder: Path, **fields: Any) -> dict[str, Any]:
