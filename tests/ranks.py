@@ -66,7 +66,7 @@ def _work(rank: int, size: int, cases: Cases, folder: str) -> None:
                 timeout=datetime.timedelta(seconds=60),
             )
             case()
-        except Exception as error:
+        except Exception as error:  # the other rank must go on to the next case
             said = f"{name} on rank {rank}: {type(error).__name__}: {error}\n{traceback.format_exc()[-1500:]}"
         finally:
             if dist.is_initialized():

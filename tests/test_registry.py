@@ -201,7 +201,7 @@ def test_an_enum_member_is_its_value(tmp_path: Path) -> None:
     assert anyoptim.list_optimizers(Names.MINE) == ["adamw_torch"]
     assert anyoptim.parse_optim_args("lr=0.5", Names.MINE) == {"lr": 0.5}
     with pytest.raises(anyoptim.UnknownOptimizerError, match="called 'apolo'"):
-        anyoptim.optimizer_info(Enum("Others", {"A": "apolo"}).A)  # type: ignore[arg-type]
+        anyoptim.optimizer_info(Enum("Others", {"A": "apolo"}).A)  # type: ignore[arg-type]  # a member of an enum
 
 
 @pytest.mark.parametrize(

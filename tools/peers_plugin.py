@@ -45,7 +45,7 @@ _finished: list[Optimizer] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     if not torch.cuda.is_available():  # tests of numbers that name a GPU show the same on a CPU
-        Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+        Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]  # for the peers' tests
     for module, missing in PEER.get("stand-ins", {}).items():
         import_with_stand_ins(module, missing)
     if not os.environ.get("PEER_PLAIN"):
@@ -152,8 +152,8 @@ def build_by_name(cls: type[Optimizer], name: str) -> None:
         else:
             init(self, *args, **keywords)
 
-    cls.__new__ = new  # type: ignore[method-assign,assignment]
-    cls.__init__ = initialise  # type: ignore[method-assign]
+    cls.__new__ = new  # type: ignore[method-assign,assignment]  # in its place, so that registries keep it
+    cls.__init__ = initialise  # type: ignore[method-assign]  # as above
 
 
 def build(cls: type[Optimizer], name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> Optimizer:
