@@ -29,7 +29,7 @@ from transformers.training_args import OptimizerNames
 
 import anyoptim
 from anyoptim.catalog._index import FOLDER, read_index
-from anyoptim.names import registry
+from anyoptim.names import lookup, registry
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.role import EMBEDDINGS
 from anyoptim.testing import CHECKS, check_optimizer
@@ -50,7 +50,7 @@ def test_there_are_more_than_four_hundred_names() -> None:
 def test_every_name_of_transformers_is_known() -> None:
     names = [member.value for member in OptimizerNames]
     assert len(names) >= 41
-    assert [name for name in names if not registry.is_known(name)] == []
+    assert [name for name in names if not lookup.is_known(name)] == []
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_spec_is_made_when_it_is_asked_for() -> None:
     program = (
         "import anyoptim\n"
         "from anyoptim.catalog._algorithms import algorithms\n"
-        "from anyoptim.names import registry\n"
+        "from anyoptim.names import registry, spelling\n"
         "def state():\n"
         "    unmade = [each for each in registry._specs.values() if isinstance(each, registry.Unmade)]\n"
         "    return len(unmade), algorithms.cache_info().currsize\n"
@@ -142,7 +142,7 @@ def test_a_spec_is_made_when_it_is_asked_for() -> None:
         "before = state()\n"
         "assert before[0] > 300 and before[1] == 0, before\n"
         "anyoptim.optimizer_info('muon')\n"
-        "assert 'lion' in str(registry.unknown('lionn', registry.known_names()))\n"
+        "assert 'lion' in str(spelling.unknown('lionn', registry.known_names()))\n"
         "anyoptim.enable()\n"
         "assert state() == before, state()\n"
         "assert anyoptim.optimizer_info('soap') is anyoptim.optimizer_info('heavyball/soap')\n"

@@ -15,11 +15,11 @@ from transformers.training_args import OptimizerNames
 
 import anyoptim
 from anyoptim.building.records import record_of
-from anyoptim.names import registry
+from anyoptim.names import lookup
 
 pytestmark = pytest.mark.trainer
 
-THEIRS = [each.value for each in OptimizerNames if registry.is_known(each.value)]
+THEIRS = [each.value for each in OptimizerNames if lookup.is_known(each.value)]
 """The names that transformers has by itself: read before anything is enabled."""
 
 

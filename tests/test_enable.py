@@ -27,7 +27,7 @@ import anyoptim
 from anyoptim.arguments.fields import CHANGEABLE_DEFAULTS
 from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS
 from anyoptim.integrations.transformers import _add_member, _remove_member
-from anyoptim.names import registry
+from anyoptim.names import lookup
 
 try:
     from transformers.trainer_jit_checkpoint import JITCheckpointCallback as emergency
@@ -231,7 +231,7 @@ def test_transformers_own_names_stay_its_own(tmp_path: Path) -> None:
         undo.callback(_remove_member, OptimizerNames, _add_member(OptimizerNames, "adamw_of_tomorrow"))
         args = arguments(tmp_path, optim="AdamW-of-tomorrow")
         assert args.optim is OptimizerNames.ADAMW_OF_TOMORROW
-        assert not registry.is_known("adamw_of_tomorrow")
+        assert not lookup.is_known("adamw_of_tomorrow")
 
 
 @pytest.mark.usefixtures("enabled")

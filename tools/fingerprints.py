@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyoptim.building import mends
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import Implementation, OptimizerSpec
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from fingerprints import fingerprint
 
 import anyoptim
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 
 ROOT = Path(__file__).parent.parent
 JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"

@@ -24,7 +24,8 @@ import anyoptim
 from anyoptim.arguments.overrides import GROUP_OPTIONS
 from anyoptim.arguments.values import type_name
 from anyoptim.cli.app import app
-from anyoptim.names.registry import list_optimizers, optimizer_info
+from anyoptim.names.lookup import optimizer_info
+from anyoptim.names.registry import list_optimizers
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.suggestions import suited_arguments
 from anyoptim.text import plain

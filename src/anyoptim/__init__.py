@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from anyoptim.names.hyperparameters import FUSED_BACKWARD as FUSED_BACKWARD
     from anyoptim.names.hyperparameters import Hyperparameter as Hyperparameter
     from anyoptim.names.hyperparameters import Interval as Interval
+    from anyoptim.names.lookup import optimizer_info as optimizer_info
     from anyoptim.names.registry import list_optimizers as list_optimizers
-    from anyoptim.names.registry import optimizer_info as optimizer_info
     from anyoptim.names.registry import register as register
     from anyoptim.names.spec import Implementation as Implementation
     from anyoptim.names.spec import OptimizerSpec as OptimizerSpec
@@ -49,7 +49,7 @@ _HOME = {
     "get_optimizer": "planning.plan",
     "plan": "planning.plan",
     "list_optimizers": "names.registry",
-    "optimizer_info": "names.registry",
+    "optimizer_info": "names.lookup",
     "register": "names.registry",
     "FUSED_BACKWARD": "names.hyperparameters",
     "Hyperparameter": "names.hyperparameters",

@@ -12,7 +12,7 @@ from anyoptim.arguments.overrides import GROUP_OPTIONS, read_entries, read_patte
 from anyoptim.arguments.values import check, convert, split_outside_brackets
 from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
 from anyoptim.names.hyperparameters import REQUIRED
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import Implementation, OptimizerSpec
 
 _OVERRIDE = re.compile(r"(?P<match>.+)@(?P<key>\w+)\s*=(?P<value>.*)", re.DOTALL)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from anyoptim.cli.output import INTERRUPTED, AsJson, Name, print_json, print_rich
 from anyoptim.errors import OptimError, did_you_mean
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 
 if TYPE_CHECKING:
     from anyoptim.testing import Verdict

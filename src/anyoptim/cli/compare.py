@@ -15,7 +15,7 @@ from anyoptim.cli.output import INTERRUPTED, AsJson, complete_name
 from anyoptim.comparing.progress import shown_on
 from anyoptim.errors import OptimError
 from anyoptim.names import packages
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 
 EXAMPLES = (
     "anyoptim compare apollo_mini adalomo --steps 2 --output out",

@@ -10,7 +10,7 @@ from anyoptim.arguments.values import type_name
 from anyoptim.cli.list import spec_summary
 from anyoptim.cli.output import AsJson, Name, print_json, print_rich
 from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.text import plain
 

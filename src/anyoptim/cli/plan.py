@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anyoptim.cli.output import AsJson, Dtype, Model, Name, Ranks, Sharding, print_json, print_rich
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 
 EXAMPLES = (
     "anyoptim plan apollo_adamw --model llama-7b --optim-args rank=256 --dtype bf16 --ranks 8",

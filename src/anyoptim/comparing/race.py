@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from anyoptim.comparing.tasks import Task
 from anyoptim.integrations.transformers import enable
 from anyoptim.memory.state import measured_state_bytes
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.planning.suggestions import suited_arguments
 
 OnStep = Callable[[int, float], None]

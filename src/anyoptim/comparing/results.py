@@ -14,7 +14,7 @@ from typing import Any
 import anyoptim
 from anyoptim.comparing.race import Entry, Run
 from anyoptim.comparing.tasks import Task
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.planning.suggestions import suited_arguments, usual_rates
 
 

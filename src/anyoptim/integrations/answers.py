@@ -21,7 +21,7 @@ from anyoptim.building.assemble import class_of
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import built
 from anyoptim.errors import OptimError, UnsupportedError
-from anyoptim.names import registry
+from anyoptim.names import lookup
 from anyoptim.planning.plan import Plan, plan
 from anyoptim.routing.groups import spans_meshes
 
@@ -55,7 +55,7 @@ def adopt(original: Original, trainer: Any, model: nn.Module | None = None) -> N
         model: that it was made for, where it is not ``trainer.model``.
     """
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # accelerate wraps it
-    if optimizer is None or built(optimizer) is not None or not registry.is_known(trainer.args.optim):
+    if optimizer is None or built(optimizer) is not None or not lookup.is_known(trainer.args.optim):
         return
     try:
         planned, _ = _plan(original, trainer.args, trainer.model if model is None else model)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anyoptim.errors import UnsupportedError
-from anyoptim.names import registry
+from anyoptim.names import lookup, spelling
 
 
 def refuse_deepspeeds_own_optimizer(trainer: Any) -> None:
@@ -16,8 +16,8 @@ def refuse_deepspeeds_own_optimizer(trainer: Any) -> None:
     ``deepspeed_optim_sched``); offloading the optimizer makes accelerate build ``DeepSpeedCPUAdam`` whatever was asked
     for (accelerate/utils/deepspeed.py, ``map_pytorch_optim_to_deepspeed``).
     """
-    name = registry.normalise(trainer.args.optim)
-    if not trainer.is_deepspeed_enabled or not registry.is_known(name):
+    name = spelling.normalise(trainer.args.optim)
+    if not trainer.is_deepspeed_enabled or not lookup.is_known(name):
         return
     config: Mapping[str, Any] = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
     if "optimizer" in config:

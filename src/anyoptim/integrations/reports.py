@@ -16,7 +16,7 @@ from anyoptim.building.records import built, describe, record_of
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import MissingPackageError
 from anyoptim.integrations.patching import replace
-from anyoptim.names import registry
+from anyoptim.names import lookup, spelling
 from anyoptim.text import plain
 
 
@@ -32,7 +32,7 @@ class OptimizerRecord(TrainerCallback):
         state.stateful_callbacks[type(self).__name__] = {"args": {}, "attributes": _described(optimizer)}
         if not _is_the_named_one(args, optimizer):
             warnings.warn(
-                f"optim={registry.normalise(args.optim)!r} has no effect: {_title(optimizer)} trains, which the Trainer"
+                f"optim={spelling.normalise(args.optim)!r} has no effect: {_title(optimizer)} trains, which the Trainer"
                 " was given, or which a subclass of it makes.",
                 stacklevel=2,
             )
@@ -70,9 +70,9 @@ def _inside(optimizer: Any) -> Any:
 def _is_the_named_one(args: Any, optimizer: Any) -> bool:
     """Whether what trains is what ``optim=`` says, as far as that says anything."""
     unset = {each.default for each in fields(args) if each.name == "optim"}
-    if args.optim in unset or not registry.is_known(args.optim):
+    if args.optim in unset or not lookup.is_known(args.optim):
         return True
-    named = registry.optimizer_info(args.optim)
+    named = lookup.optimizer_info(args.optim)
     record = record_of(optimizer)
     if record is not None:
         return record.writer.name == named.name

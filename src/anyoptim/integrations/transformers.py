@@ -29,7 +29,7 @@ from typing import Any
 from anyoptim.errors import OptimError, UnknownOptimizerError
 from anyoptim.integrations.answers import adopt, answer
 from anyoptim.integrations.patching import replace
-from anyoptim.names import registry
+from anyoptim.names import lookup, registry, spelling
 from anyoptim.names.packages import need_transformers
 
 _lock = threading.RLock()
@@ -123,14 +123,14 @@ def _extend_names(undo: ExitStack) -> None:
 
     def missing(value: object) -> object:
         try:
-            name = registry.optimizer_info(str(value)).name
+            name = lookup.optimizer_info(str(value)).name
         except UnknownOptimizerError as error:
-            key = registry.normalise(str(value))
+            key = spelling.normalise(str(value))
             if key in OptimizerNames._value2member_map_:
                 return OptimizerNames._value2member_map_[key]
             if any(sign in key for sign in ":+("):
                 raise
-            raise registry.unknown(str(value), [*registry.known_names(), *OptimizerNames._value2member_map_]) from error
+            raise spelling.unknown(str(value), [*registry.known_names(), *OptimizerNames._value2member_map_]) from error
         add([name])  # a class path is new here
         return OptimizerNames._value2member_map_[name]
 
@@ -195,7 +195,7 @@ def _wrap_parsers(undo: ExitStack) -> None:
 def _optim_of_text(text: str, choices: tuple[object, ...]) -> str:
     if text not in choices:
         try:
-            registry.optimizer_info(text)
+            lookup.optimizer_info(text)
         except OptimError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
     return text
@@ -211,7 +211,7 @@ def _wrap_trainer(undo: ExitStack) -> None:
 
     @functools.wraps(original)
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
-        return answer(original, args, model) if registry.is_known(args.optim) else original(args, model)
+        return answer(original, args, model) if lookup.is_known(args.optim) else original(args, model)
 
     replace(undo, Trainer, "get_optimizer_cls_and_kwargs", get_optimizer_cls_and_kwargs)
 

@@ -1,42 +1,32 @@
-"""Names to specs: registering, aliases, wildcards, class paths, plug-ins, and the closest valid name."""
+"""The names there are: registering them, their aliases, what the catalogue and plug-ins offer, and listing them."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 import pkgutil
-import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
-from anyoptim.errors import OptimError, UnknownOptimizerError, did_you_mean
-from anyoptim.names import composing, packages
+from anyoptim.errors import OptimError
 from anyoptim.names.hyperparameters import Interval
 from anyoptim.names.signatures import spec_of
 from anyoptim.names.spec import Implementation, OptimizerSpec
+from anyoptim.names.spelling import normalise
 from anyoptim.names.unmade import Unmade
-from anyoptim.text import shortened
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
 CATALOGUE = "anyoptim.catalog"
 """Found by its name, as plug-ins are: specs are made of what stands in this room."""
-CLASS_PATHS = "ANYOPTIM_CLASS_PATHS"
-"""The environment variable that switches class paths off."""
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _Constructor = TypeVar("_Constructor", bound="Callable[..., Optimizer]")
-
-_DEEPEST = 50
-"""No name has more wrappers, as each may be there once."""
-_WRAPPED = re.compile(r"(?P<wrapper>[^()+]+)\((?P<inner>.+)\)", re.DOTALL)
 
 _specs: dict[str, OptimizerSpec | Unmade] = {}
 _aliases: dict[str, str] = {}
@@ -47,28 +37,6 @@ _lock = threading.RLock()
 
 on_register: list[Callable[[tuple[str, ...]], None]] = []
 """Called with name and aliases of each spec registered from now on; the transformers integration listens here."""
-
-
-def normalise(name: str) -> str:
-    """Return the registered spelling: lower snake case; a class path ``module:Class`` stays as it is.
-
-    Args:
-        name: text, or a member of an enum of names, such as ``OptimizerNames``, which stands for its value.
-
-    Raises:
-        UnknownOptimizerError: it is nested more deeply than a name can be.
-    """
-    name = _text(name).strip()
-    if name.count("(") > _DEEPEST:
-        raise UnknownOptimizerError(
-            f"{shortened(name)} is nested {name.count('(')} deep; each wrapper goes around an optimizer once."
-        )
-    wrapped = _WRAPPED.fullmatch(name)
-    if wrapped:
-        return f"{normalise(wrapped['wrapper'])}({normalise(wrapped['inner'])})"
-    if "+" in name:
-        return "+".join(normalise(part) for part in name.split("+"))
-    return name if ":" in name else re.sub(r"[-\s]+", "_", name.lower())
 
 
 @overload
@@ -112,75 +80,13 @@ def unregister(name: str) -> None:
         _aliases.pop(alias, None)
 
 
-def optimizer_info(name: str) -> OptimizerSpec:
-    """Return what a name means.
-
-    Args:
-        name: a registered name or alias in any case, with ``-`` or ``_``; a class path ``module:Class``; a pair
-            ``matrix_optimizer+fallback`` of such names; or ``wrapper(name)``, also nested.
-
-    Raises:
-        UnknownOptimizerError: no such name; says which come close.
-        OptimError: two names that make no pair, or that cannot be wrapper and wrapped.
-    """
+def registered(key: str) -> OptimizerSpec | None:
+    """Return the spec of a registered name or alias, spelt as :func:`normalise` does; importing its plug-in, if any."""
     _load_catalogue()
-    key = normalise(name)
     key = _aliases.get(key, key)
     if key in _specs:
         return _made(key)
-    if key in _plugins:
-        spec = _load_plugin(key)
-        if spec is not None:
-            return spec
-    wrapped = _WRAPPED.fullmatch(key)
-    if wrapped:
-        return composing.wrapped(optimizer_info(wrapped["inner"]), optimizer_info(wrapped["wrapper"]))
-    if "+" in key:
-        return _pair(key)
-    if ":" in key:
-        return _class_path(key)
-    raise unknown(name, known_names())
-
-
-def _text(name: object) -> str:
-    return str(name.value if isinstance(name, Enum) else name)
-
-
-def _pair(name: str) -> OptimizerSpec:
-    """Return the hybrid of two names."""
-    matrix, _, rest = name.partition("+")
-    if not matrix or not rest or "+" in rest:
-        raise UnknownOptimizerError(
-            f"{shortened(name)} is no pair; write it as matrix_optimizer+fallback, such as 'muon+lion'."
-        )
-    first, second = optimizer_info(matrix), optimizer_info(rest)
-    return composing.pair(
-        first,
-        second,
-        f"{first.name}+{second.name}",
-        summary=f"{first.name} on the target modules, {second.name} on all other parameters",
-        aliases=(),
-    )
-
-
-def is_known(name: str) -> bool:
-    """Whether :func:`optimizer_info` knows a name."""
-    try:
-        optimizer_info(name)
-    except UnknownOptimizerError:
-        return False
-    return True
-
-
-def unknown(name: str, known: Iterable[str]) -> UnknownOptimizerError:
-    """Return the error for a name that nobody knows, with the closest of ``known``."""
-    name = _text(name)
-    module, dot, attribute = name.rpartition(".")
-    if dot and module and attribute.isidentifier():
-        close = f" Write a class path as {module}:{attribute}."
-    else:
-        close = did_you_mean(normalise(name), known)
-    return UnknownOptimizerError(f"No optimizer is called {shortened(name)}.{close} `anyoptim list` shows every name.")
+    return _load_plugin(key) if key in _plugins else None
 
 
 def list_optimizers(
@@ -253,6 +159,13 @@ def known_names() -> list[str]:
         return sorted({*_specs, *_aliases, *_plugins})
 
 
+def is_target(candidate: object) -> bool:
+    """Whether a registered name builds with this very class or factory."""
+    with _lock:
+        made = [spec for spec in _specs.values() if isinstance(spec, OptimizerSpec)]
+    return any(each.target is candidate for spec in made for each in spec.implementations)
+
+
 def _made(name: str) -> OptimizerSpec:
     """Return the spec of a name, which is made now if nobody asked for it before."""
     found = _specs[name]
@@ -322,7 +235,7 @@ def _load_plugin(name: str) -> OptimizerSpec | None:
             spec = dataclasses.replace(spec, implementations=(own,))
         with _lock:
             if name not in _plugins:  # another thread was first
-                return optimizer_info(name)
+                return registered(name)
             del _plugins[name]
             _add(spec, replace=False)
     except Exception as error:  # a stranger's module may raise anything; it must not break ours
@@ -330,34 +243,3 @@ def _load_plugin(name: str) -> OptimizerSpec | None:
         warnings.warn(f"The plug-in {entry_point.value} for {name!r} does not load: {error}", stacklevel=2)
         return None
     return spec
-
-
-def _class_path(path: str) -> OptimizerSpec:
-    module_name, _, attribute = path.partition(":")
-    if os.environ.get(CLASS_PATHS, "").lower() in ("off", "0", "false"):
-        raise UnknownOptimizerError(
-            f"{shortened(path)} is a class path, and {CLASS_PATHS}={os.environ[CLASS_PATHS]} allows registered names"
-            " only."
-        )
-    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
-        raise UnknownOptimizerError(f"{shortened(path)} is not a class path; write it as package.module:Class.")
-    module = packages.load(module_name, needed_by=path, package=module_name.partition(".")[0])
-    constructor: Any = getattr(module, attribute, None)
-    if not _makes_optimizers(constructor):
-        optimizers = [name for name in dir(module) if _makes_optimizers(getattr(module, name, None))]
-        raise UnknownOptimizerError(
-            f"The module {module_name!r} has no optimizer {attribute!r}: a class path names a subclass of"
-            f" torch.optim.Optimizer, or what anyoptim.register was given.{did_you_mean(attribute, optimizers)}"
-        )
-    return spec_of(constructor, path)
-
-
-def _makes_optimizers(candidate: Any) -> bool:
-    """Whether something is known to make optimizers, without calling it."""
-    from torch.optim import Optimizer
-
-    if isinstance(candidate, type):
-        return issubclass(candidate, Optimizer)
-    with _lock:
-        made = [spec for spec in _specs.values() if isinstance(spec, OptimizerSpec)]
-    return any(each.target is candidate for spec in made for each in spec.implementations)

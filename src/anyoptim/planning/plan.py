@@ -21,7 +21,7 @@ from anyoptim.building.blueprint import Blueprint
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
 from anyoptim.memory.footprint import Footprint, footprint
 from anyoptim.memory.state import StateMemory, state_memory
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.planning.advice import advise, refuse, refuse_flat_pieces
 from anyoptim.planning.models import refuse_model
 from anyoptim.planning.table import plan_dict, plan_table

@@ -10,7 +10,7 @@ from torch import nn
 
 from anyoptim.errors import OptimError
 from anyoptim.memory.footprint import Footprint, sharding
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.planning.plan import plan
 from anyoptim.planning.suggestions import suited_arguments
 

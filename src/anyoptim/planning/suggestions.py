@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import OptimizerSpec
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from anyoptim.names import registry
+from anyoptim.names import registry, spelling
 from anyoptim.testing.subject import Subject, tiny_model, weights
 
 _STEPS = 3
@@ -109,7 +109,7 @@ def _regardless(subject: Subject) -> Subject:
         replace(each, limits={check: reason for check, reason in each.limits.items() if check != "DTensor"})
         for each in spec.implementations
     )
-    trial = replace(spec, name=f"trial/{registry.normalise(spec.name)}", implementations=implementations, aliases=())
+    trial = replace(spec, name=f"trial/{spelling.normalise(spec.name)}", implementations=implementations, aliases=())
     trial = replace(trial, target_optimizer=spec.target_optimizer)
     registry.register(trial, replace=True)
     return Subject(trial.name, subject.fields)

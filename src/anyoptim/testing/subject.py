@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from anyoptim.comparing.stdlib_text import Bytes
 from anyoptim.errors import OptimError
 from anyoptim.names.hyperparameters import REQUIRED
-from anyoptim.names.registry import optimizer_info
+from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.plan import Plan, plan
 
