@@ -22,8 +22,9 @@ from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
 from anyoptim.memory.footprint import Footprint, footprint
 from anyoptim.memory.state import StateMemory, state_memory
 from anyoptim.names.lookup import optimizer_info
-from anyoptim.planning.advice import advise, refuse, refuse_flat_pieces
+from anyoptim.planning.advice import advise
 from anyoptim.planning.models import refuse_model
+from anyoptim.planning.refusals import refuse, refuse_flat_pieces
 from anyoptim.planning.table import plan_dict, plan_table
 from anyoptim.routing.groups import make_groups
 from anyoptim.routing.routes import route
