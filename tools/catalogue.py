@@ -17,7 +17,8 @@ from typing import Any, Literal, Union
 
 import torch
 
-from anyoptim.catalog._index import FOLDER, encoded_default
+from anyoptim.catalog._index import FOLDER
+from anyoptim.catalog._keywords import encoded_default
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.signatures import hyperparameters_of
 
