@@ -28,7 +28,7 @@ from torch import Tensor
 
 import anyoptim
 import anyoptim.engines.apollo
-import anyoptim.engines.engine
+import anyoptim.engines.arithmetic
 
 STEPS = range(1, 201)
 LENGTHS = pytest.mark.parametrize("steps", [range(1, 61), pytest.param(STEPS, marks=pytest.mark.slow)], ids=len)
@@ -92,7 +92,7 @@ def test_a_parameter_larger_than_the_cache(name: str) -> None:
 @pytest.mark.parametrize("name", ENGINES)
 def test_the_calls_that_an_accelerator_gets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No pieces, whole groups at once: here on the CPU."""
-    for module in (anyoptim.engines.engine, anyoptim.engines.apollo):
+    for module in (anyoptim.engines.arithmetic, anyoptim.engines.apollo):
         monkeypatch.setattr(module, "cached", lambda tensor: False)
     defaults = {each.name: each.default for each in anyoptim.optimizer_info(name).hyperparameters}
     follows_the_paper(name, {**SHAPES, **STACKS}, range(1, 31), {**defaults, "rank": 2, "weight_decay": 0.1})

@@ -37,7 +37,7 @@ from toys import llama, needs_of, plain_steps, weights
 import anyoptim
 from anyoptim.engines.apollo import APOLLOAdamW
 from anyoptim.engines.composite import CompositeOptimizer
-from anyoptim.engines.engine import part
+from anyoptim.engines.distributed import part
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.engines.galore import GaLoreAdafactor, GaLoreAdamW
 from anyoptim.engines.grokadamw import GrokAdamW

@@ -17,7 +17,7 @@ from anyoptim.building.training_weights import TrainingWeights
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.copies import copy_whole
-from anyoptim.engines.engine import lay_out_gradient
+from anyoptim.engines.distributed import lay_out_gradient
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.engines.wrapper import Wrapper
 from anyoptim.errors import OptimArgsError, OptimError

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, mean, take_gradient, whole, wide
+from anyoptim.engines.arithmetic import take_gradient, wide
+from anyoptim.engines.distributed import mean, whole
+from anyoptim.engines.engine import Engine
 
 
 class AdaLomo(Engine):

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from anyoptim.engines.engine import CACHED, cached, like, local, part, whole, wide
+from anyoptim.engines.arithmetic import CACHED, cached, wide
+from anyoptim.engines.distributed import like, local, part, whole
 from anyoptim.engines.low_rank import (
     LowRank,
     Side,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from anyoptim.engines.engine import lay_out_gradient
+from anyoptim.engines.distributed import lay_out_gradient
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.stepping import step_inside
 from anyoptim.errors import UnsupportedError

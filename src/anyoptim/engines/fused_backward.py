@@ -23,8 +23,9 @@ from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from anyoptim.engines.arithmetic import wide
 from anyoptim.engines.composite import CompositeOptimizer
-from anyoptim.engines.engine import several_processes, whole, wide
+from anyoptim.engines.distributed import several_processes, whole
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.stepping import after_step, before_step, step_inside, step_part
 from anyoptim.errors import UnsupportedError

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import local, mean, part, reduced, whole, wide
+from anyoptim.engines.arithmetic import wide
+from anyoptim.engines.distributed import local, mean, part, reduced, whole
 from anyoptim.engines.low_rank import (
     LowRank,
     Side,

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from anyoptim.engines.engine import Engine, adamw, bias_correction, pieces, whole, wide
+from anyoptim.engines.arithmetic import adamw, bias_correction, pieces, wide
+from anyoptim.engines.distributed import whole
+from anyoptim.engines.engine import Engine
 
 
 class GrokAdamW(Engine):

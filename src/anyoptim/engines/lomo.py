@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, take_gradient, wide
+from anyoptim.engines.arithmetic import take_gradient, wide
+from anyoptim.engines.engine import Engine
 from anyoptim.engines.loading import of_every_parameter, of_those_with_state
 
 

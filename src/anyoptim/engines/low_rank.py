@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, adamw, bias_correction, like, local, part, reduced, whole, wide
+from anyoptim.engines.arithmetic import adamw, bias_correction, wide
+from anyoptim.engines.distributed import like, local, part, reduced, whole
+from anyoptim.engines.engine import Engine
 
 Side = Literal["left", "right"]
 """A matrix (..., m, n) is projected from the left by (..., m, r), from the right by (..., r, n)."""

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anyoptim.engines.engine import Engine, local, part, whole
+from anyoptim.engines.distributed import local, part, whole
+from anyoptim.engines.engine import Engine
 
 
 class Muon(Engine):

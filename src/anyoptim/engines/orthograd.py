@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.optim import Optimizer
 
-from anyoptim.engines.engine import whole, wide
+from anyoptim.engines.arithmetic import wide
+from anyoptim.engines.distributed import whole
 from anyoptim.engines.stepping import step_inside
 from anyoptim.engines.wrapper import Wrapper, real
 

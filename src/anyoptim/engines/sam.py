@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim.engines.engine import whole
+from anyoptim.engines.distributed import whole
 from anyoptim.engines.stepping import step_inside
 from anyoptim.engines.wrapper import Wrapper
 from anyoptim.errors import UnsupportedError

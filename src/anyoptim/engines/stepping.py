@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim.engines.engine import Engine, lay_out_gradient
+from anyoptim.engines.distributed import lay_out_gradient
+from anyoptim.engines.engine import Engine
 
 
 def step_inside(optimizer: Optimizer, closure: Callable[[], float] | None = None) -> Any:

@@ -27,7 +27,7 @@ import torch
 from anyoptim.building.records import built, refuse_other
 from anyoptim.building.training_weights import average_in_place, training_weights_of
 from anyoptim.engines.closure import WithClosure
-from anyoptim.engines.engine import several_processes
+from anyoptim.engines.distributed import several_processes
 from anyoptim.engines.fused_backward import FusedBackward
 from anyoptim.errors import CheckpointError, OptimError
 from anyoptim.integrations.deepspeed import refuse_deepspeeds_own_optimizer

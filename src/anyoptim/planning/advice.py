@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
-from anyoptim.engines.engine import several_processes
+from anyoptim.engines.distributed import several_processes
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.conditions import is_sharded, updates_before_step, without_rate
 from anyoptim.routing.routes import Routing

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
-from anyoptim.engines.engine import several_processes
+from anyoptim.engines.distributed import several_processes
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.routing.routes import Routing
 

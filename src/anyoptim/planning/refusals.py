@@ -9,7 +9,7 @@ from torch import nn
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
-from anyoptim.engines.engine import several_processes
+from anyoptim.engines.distributed import several_processes
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.spec import Implementation, OptimizerSpec
 from anyoptim.planning.conditions import is_sharded, updates_before_step, uses_deepspeed, without_rate
