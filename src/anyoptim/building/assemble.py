@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from anyoptim.building import mends
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import stamp
+from anyoptim.building.state_dicts import carry
 from anyoptim.building.training_weights import TrainingWeights
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import CompositeOptimizer
@@ -81,6 +82,7 @@ def _complete(blueprint: Blueprint, optimizer: Optimizer) -> None:
     """Give an optimizer its record, and what a run needs of it."""
     _refuse_inert_overrides(blueprint, optimizer)
     stamp(optimizer, blueprint.spec, blueprint.settings)
+    carry(optimizer)
     copy_whole(optimizer)
     if any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"]):
         optimizer.register_step_pre_hook(_lay_out_gradients)

@@ -16,10 +16,12 @@ from types import MethodType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from anyoptim.building.quantized_shards import step_on_parts
-from anyoptim.engines.loading import after_loading, before_loading
+from anyoptim.engines.loading import after_loading, before_loading, only_makes_state
 from anyoptim.names import packages
 from anyoptim.names.role import EMBEDDINGS
 from anyoptim.routing.places import Place
@@ -184,7 +186,8 @@ _QUEUE, _OBJECT, _SET, _NUMBER = "queue of ", "object of ", "set of values", "nu
 def _plain(value: Any, package: str) -> Any:
     if isinstance(value, dict):
         return {
-            f"{_NUMBER}{key}" if isinstance(key, int) else key: _plain(each, package) for key, each in value.items()
+            f"{_NUMBER}{key}" if isinstance(key, (int, float)) else key: _plain(each, package)
+            for key, each in value.items()
         }
     if isinstance(value, deque):
         return {f"{_QUEUE}{value.maxlen}": [_plain(each, package) for each in value]}
@@ -219,12 +222,64 @@ def _made_again(value: Any, package: str) -> Any:
                 vars(made).update(_made_again(value[kind], package))
                 return made
         return {
-            int(key.removeprefix(_NUMBER)) if str(key).startswith(_NUMBER) else key: _made_again(each, package)
+            _number(key) if str(key).startswith(_NUMBER) else key: _made_again(each, package)
             for key, each in value.items()
         }
     if isinstance(value, (list, tuple)):
         return type(value)(_made_again(each, package) for each in value)
     return value
+
+
+def _number(key: str) -> int | float:
+    text = key.removeprefix(_NUMBER)
+    return int(text) if text.isdigit() else float(text)
+
+
+def weights_stay_while_state_is_made(optimizer: Optimizer, place_of: PlaceOf) -> None:
+    """Keep weights as they are in the step that torch's distributed checkpoints take before they load.
+
+    Its rates and gradients are zero, by which some packages round weights, or find a preconditioner of zeros.
+    """
+    kept: dict[Tensor, Tensor] = {}
+
+    def before(_: Optimizer, *__: object) -> None:
+        if not only_makes_state(optimizer):
+            return
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+            if parameter.grad is not None:
+                kept[parameter] = parameter.detach().clone()
+                parameter.grad.copy_(kept[parameter]).add_(1)
+
+    def after(_: Optimizer, *__: object) -> None:
+        for parameter, weight in kept.items():
+            parameter.detach().copy_(weight)
+        kept.clear()
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
+
+
+def sums_over_shards(optimizer: Optimizer, place_of: PlaceOf) -> None:
+    """Let a number that is taken of a sharded tensor be the whole's: torch returns this rank's part of a sum."""
+    step: Any = type(optimizer).step
+
+    def step_with_whole_numbers(this: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        with _WholeNumbers():
+            return step(this, *args, **kwargs)
+
+    optimizer.step = MethodType(step_with_whole_numbers, optimizer)  # type: ignore[method-assign]  # schedulers wrap methods
+
+
+class _WholeNumbers(TorchFunctionMode):
+    """Sums a DTensor over its ranks before a number is made of it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _MAKES_A_NUMBER and isinstance(args[0], DTensor):
+            args = (args[0].full_tensor(), *args[1:])
+        return function(*args, **(kwargs or {}))
+
+
+_MAKES_A_NUMBER = {Tensor.item, Tensor.__float__, Tensor.__bool__, Tensor.__int__, Tensor.tolist}
 
 
 def plain_parts_of_shards(optimizer: Optimizer, place_of: PlaceOf) -> None:

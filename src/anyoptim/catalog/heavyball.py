@@ -15,7 +15,7 @@ SPECS = indexed(
     licence="BSD-2-Clause",
     extra="heavyball",
     traits=_TRAITS,
-    mends=("no_pickle_in_state", "plain_state", "no_compiling_on_a_cpu"),
+    mends=("no_pickle_in_state", "plain_state", "no_compiling_on_a_cpu", "weights_stay_while_state_is_made"),
     coupled={
         "its preconditioners are renewed by a count of all steps": (
             "heavyklshampoo heavyklsoap heavysoap heavysoapademamix heavysoapnadam heavysolp klshampoo klsoap soap"

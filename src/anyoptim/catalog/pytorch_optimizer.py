@@ -218,6 +218,7 @@ SPECS = indexed(
         ),
         "a2grad": Facts(implementation=OWN_STEP_SIZE, refused={"lr": "its step size comes from lips and beta"}),
         "adashift": Facts(implementation=_PLAIN_STATE),
+        "aggmo": Facts(implementation=_PLAIN_STATE),
         # without a bound it jumps wherever a gradient is small
         **dict.fromkeys(("emofact", "emolynx", "emonavi"), _EMO),
         "alig": Facts(traits=_CLOSURE, implementation=OWN_STEP_SIZE, defaults={"max_lr": 0.1}),

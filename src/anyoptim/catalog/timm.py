@@ -29,7 +29,8 @@ from anyoptim.names.hyperparameters import Hyperparameter
 from anyoptim.names.spec import GroupFlag, Implementation, OptimizerSpec, Traits
 
 # of the packages that offer them, see benchmarks/results/bare_names.md
-_FASTEST = ("adabelief", "kron", "laprop", "lars", "madgrad", "mars", "novograd")
+_FASTEST = ("adabelief", "kron", "laprop", "lars", "mars", "novograd")
+_MADE_FROM_SUMS = {"mends": ("weights_stay_while_state_is_made",)}
 _BITSANDBYTES = (
     *("bnbadam", "bnbadam8bit", "bnbadamw", "bnbadamw8bit", "bnbademamix", "bnbademamix8bit", "bnblion"),
     *("bnblion8bit", "bnbsgd", "bnbsgd8bit"),
@@ -114,6 +115,8 @@ SPECS = (
         },
         facts={
             **{name: Facts(name=name) for name in _FASTEST},
+            "madgrad": Facts(name="madgrad", implementation=_MADE_FROM_SUMS),
+            "madgradw": Facts(implementation=_MADE_FROM_SUMS),
             **{name: Facts(implementation={"mends": ("hooks_around_loading",)}) for name in _BITSANDBYTES},
             **{name: Facts(hyperparameters={"decay_rate": {"within": NON_NEGATIVE}}) for name in _BIG_VISION},
             **{name: Facts(hyperparameters={"alpha": {"within": DECAY}}) for name in _RMSPROP},

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.distributed import lay_out_gradient
 from anyoptim.engines.facade import Facade
+from anyoptim.engines.loading import only_makes_state
 from anyoptim.engines.stepping import step_inside
 from anyoptim.errors import UnsupportedError
 
@@ -42,7 +43,7 @@ class WithClosure(Facade):
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """Let steps without a closure go on with the gradients that are there, for a while."""
-        before, self.closure = self.closure, lambda: 0.0
+        before, self.closure = self.closure, _nothing_lost
         try:
             yield
         finally:
@@ -58,6 +59,8 @@ class WithClosure(Facade):
             UnsupportedError: there is no closure.
         """
         given = closure or self.closure
+        if given is None and only_makes_state(self.optimizer):
+            given = _nothing_lost
         if given is None:
             raise UnsupportedError(
                 f"{type(self.optimizer).__name__} evaluates the loss again in every step: pass step() a closure that"
@@ -84,3 +87,7 @@ class WithClosure(Facade):
     def _buffers(self) -> list[tuple[Tensor, Tensor]]:
         model = None if self._model is None else self._model()
         return [] if model is None else [(each, each.detach().clone()) for each in model.buffers()]
+
+
+def _nothing_lost() -> float:
+    return 0.0

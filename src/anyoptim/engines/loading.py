@@ -36,6 +36,19 @@ def of_those_with_state(state_dict: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def only_makes_state(optimizer: Optimizer) -> bool:
+    """Whether a step is the one that torch's distributed checkpoints take before they load, to see what state there is.
+
+    There is none yet, and every rate and every gradient is zero.
+    """
+    if torch.compiler.is_compiling() or optimizer.state:
+        return False
+    if any(group.get("lr") for group in optimizer.param_groups):
+        return False
+    every = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    return not any(bool(each.any()) for each in every if each is not None)
+
+
 def before_loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Run the hooks for what is about to be loaded, and return what they make of it.
 

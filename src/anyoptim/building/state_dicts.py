@@ -1,0 +1,78 @@
+"""State dicts that torch's distributed checkpoints can carry, and what these lose put back.
+
+``torch.distributed.checkpoint`` was made for AdamW's state. It takes no parameter without a tensor of one dimension or
+more, nor values such as a dtype; it sends tensors by their memory, whatever their strides; and it brings tuples back
+as lists, numbers as plain tensors, and no empty dict at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+from torch.optim import Optimizer
+
+from anyoptim.engines.loading import of_every_parameter, of_those_with_state
+
+_DTYPE = "torch."
+
+
+def carry(optimizer: Optimizer) -> None:
+    """Let an optimizer's state go through torch's distributed checkpoints as it is."""
+    optimizer.register_state_dict_post_hook(_to_be_carried)
+    optimizer.register_load_state_dict_pre_hook(_carried)
+
+
+def _to_be_carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
+    if not _on_a_mesh(optimizer):
+        return None  # as torch writes it
+    state_dict = of_every_parameter(optimizer, state_dict)
+    return {**state_dict, **{key: _plain(state_dict[key]) for key in ("state", "param_groups")}}
+
+
+def _carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    state_dict = of_those_with_state(state_dict)
+    groups = [
+        {**group, **_as_before({key: each for key, each in group.items() if key != "params"}, live)}
+        for group, live in zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
+    ]
+    every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        index: _as_before(held, optimizer.state.get(every[index], {})) if index in range(len(every)) else held
+        for index, held in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state, "param_groups": [*groups, *state_dict["param_groups"][len(groups) :]]}
+
+
+def _on_a_mesh(optimizer: Optimizer) -> bool:
+    return any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without what cannot be carried."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items() if not isinstance(each, type)}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return value.contiguous() if isinstance(value, Tensor) else value
+
+
+def _as_before(value: Any, before: Any) -> Any:
+    """Return a loaded value as what stands in its place: of its type, and on its mesh."""
+    if isinstance(value, dict) and isinstance(before, Mapping):
+        lost = {key: each for key, each in before.items() if key not in value and each == {}}
+        return {**lost, **{key: _as_before(each, before.get(key)) for key, each in value.items()}}
+    if isinstance(value, (list, tuple)) and isinstance(before, (list, tuple)) and len(value) == len(before):
+        each = [_as_before(one, other) for one, other in zip(value, before, strict=True)]
+        return tuple(each) if isinstance(before, tuple) else each
+    if isinstance(before, torch.dtype) and isinstance(value, str):
+        return getattr(torch, value.removeprefix(_DTYPE), before)
+    if isinstance(before, DTensor) and isinstance(value, Tensor) and not isinstance(value, DTensor) and not value.dim():
+        mesh = before.device_mesh
+        return DTensor.from_local(value.to(before.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return value
