@@ -77,6 +77,21 @@ def test_one_process_resumes_from_flat_names(name: str) -> None:
     resumes(name, full=False, flat=True, sharded=False)
 
 
+@pytest.mark.parametrize("name", ["adamw_torch", "lookahead(adamw_torch)", "grokadamw"])
+def test_a_group_without_parameters_keeps_its_values(name: str) -> None:
+    """Nothing here goes without weight decay; torch's distributed checkpoints save nothing of that group."""
+    model = nn.Sequential(nn.Linear(8, 8, bias=False))
+    saving, loading = optimizer(name, model), optimizer(name, model)
+    keys = [set(group) for group in loading.param_groups]
+    assert [len(group["params"]) for group in loading.param_groups] == [1, 0]
+    model(torch.ones(2, 8)).sum().backward()
+    saving.step()
+    set_optimizer_state_dict(model, loading, copy.deepcopy(get_optimizer_state_dict(model, saving)))
+    assert [set(group) >= held for group, held in zip(loading.param_groups, keys, strict=True)] == [True, True]
+    loading.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    loading.step()
+
+
 TWO: Cases = {
     f"{name}, {'full' if full else 'sharded'}": partial(resumes, name, full=full)
     for name in (*NAMES, *SETS)
