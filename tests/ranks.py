@@ -65,6 +65,7 @@ def _work(rank: int, size: int, cases: Cases, folder: str) -> None:
                 world_size=size,
                 timeout=datetime.timedelta(seconds=60),
             )
+            dist.barrier()  # a case that sends nothing may be over, and its group closed, before the others have met
             case()
         except Exception as error:  # the other rank must go on to the next case
             said = f"{name} on rank {rank}: {type(error).__name__}: {error}\n{traceback.format_exc()[-1500:]}"

@@ -79,6 +79,16 @@ def test_the_class_alone_is_the_very_class(name: str, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("enabled")
+@pytest.mark.parametrize("name", ["scion", "pytorch_optimizer/scalableshampoo"])
+def test_a_default_that_is_a_member_of_an_enum_is_in_no_checkpoint(name: str, tmp_path: Path) -> None:
+    """The constructor's own, so the class alone would keep it in its groups; a checkpoint is loaded weights only."""
+    skip_unless_installed(name)
+    optimizer = Trainer(llama(), arguments(tmp_path, optim=name), train_dataset=data()).create_optimizer()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    assert torch.load(tmp_path / "optimizer.pt", weights_only=True)["param_groups"]
+
+
 def client(trainer: Trainer, groups: list[dict[str, Any]] | None = None) -> torch.optim.Optimizer:
     """As unsloth makes an optimizer: asked without a model, groups of its own."""
     cls, keywords = Trainer.get_optimizer_cls_and_kwargs(trainer.args)

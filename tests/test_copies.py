@@ -13,6 +13,7 @@ from torch import nn
 
 import anyoptim
 from anyoptim.engines.grokadamw import GrokAdamW
+from anyoptim.engines.schedule_free import ScheduleFree
 
 KINDS = [
     "grokadamw",
@@ -187,6 +188,24 @@ def test_a_group_that_is_added_trains(name: str, when: str) -> None:
     step(model, optimizer, 9)
     step(again, its, 9)
     assert same(model, again)
+
+
+def test_a_group_that_is_added_in_training_is_in_training() -> None:
+    """Nobody has to call train() once more, with a plan or without."""
+    planned = {name: built(name) for name in ("schedule_free(sgd)", "schedule_free_sgd", "muon+schedule_free_sgd")}
+    bare = nn.Sequential(nn.Linear(8, 8))
+    for name, (model, optimizer) in {
+        **planned,
+        "without a plan": (bare, ScheduleFree(torch.optim.SGD(bare.parameters(), lr=1e-3))),
+    }.items():
+        step(model, optimizer, 0)
+        added = nn.Linear(8, 8, bias=False)
+        before = added.weight.detach().clone()
+        model.append(added)
+        optimizer.add_param_group({"params": list(added.parameters())})
+        model(torch.ones(2, 8)).pow(2).mean().backward()
+        optimizer.step()
+        assert not torch.equal(before, added.weight), name
 
 
 @pytest.mark.parametrize(

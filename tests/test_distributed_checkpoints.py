@@ -77,6 +77,22 @@ def test_one_process_resumes_from_flat_names(name: str) -> None:
     resumes(name, full=False, flat=True, sharded=False)
 
 
+@pytest.mark.parametrize("name", ["adamw_torch", "lookahead(adamw_torch)", "grokadamw"])
+def test_a_group_without_parameters_keeps_its_keys(name: str) -> None:
+    """Nothing here goes without weight decay; of such a group torch loads no value unless it is the last one."""
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    saving, loading = (optimizer(name, model, groups=[{"match": "1", "lr_ratio": 0.5}]) for _ in range(2))
+    before = [set(group) for group in loading.param_groups]
+    assert [len(group["params"]) for group in loading.param_groups] == [1, 0, 1]
+    model(torch.ones(2, 8)).sum().backward()
+    saving.step()
+    saving.zero_grad()
+    set_optimizer_state_dict(model, loading, copy.deepcopy(get_optimizer_state_dict(model, saving)))
+    assert [held - set(group) for group, held in zip(loading.param_groups, before, strict=True)] == [set()] * 3
+    model(torch.ones(2, 8)).sum().backward()
+    loading.step()
+
+
 TWO: Cases = {
     f"{name}, {'full' if full else 'sharded'}": partial(resumes, name, full=full)
     for name in (*NAMES, *SETS)

@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from toys import llama, needs_of, plain_steps, weights
 
@@ -265,14 +266,15 @@ def test_groups_added_later_train(name: str) -> None:
 
 
 @pytest.fixture
-def second_of_two() -> Any:
-    """The second of two processes, of which there is no first."""
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+def second_of(request: pytest.FixtureRequest) -> Any:
+    """The second of several processes, of which there is no other."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=request.param)
     yield
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.usefixtures("second_of_two")
+@pytest.mark.usefixtures("second_of")
+@pytest.mark.parametrize("second_of", [2], indirect=True)
 def test_a_part_is_what_belongs_to_this_process() -> None:
     mesh = init_device_mesh("cpu", (2,))
     left, right = torch.arange(12.0).view(4, 3), torch.arange(18.0).view(3, 6)
@@ -283,6 +285,20 @@ def test_a_part_is_what_belongs_to_this_process() -> None:
         # of two factors, the side that the other one shares stays whole
         assert torch.equal(part(left, weight, -1), first)
         assert torch.equal(part(right, weight, -2), second)
+
+
+@pytest.mark.usefixtures("second_of")
+@pytest.mark.parametrize("second_of", [4], indirect=True)
+def test_a_part_of_what_is_split_twice() -> None:
+    """Rows that FSDP2 splits once more after tensor parallelism: of four, the second process has the third."""
+    mesh = init_device_mesh("cpu", (2, 2))
+    left, right = torch.arange(12.0).view(4, 3), torch.arange(18.0).view(3, 6)
+    whole, twice = left @ right, [_StridedShard(0, split_factor=2), Shard(0)]
+    piece = torch.zeros(1, 6)
+    weight = DTensor.from_local(piece, mesh, twice, run_check=False, shape=whole.shape, stride=whole.stride())
+    assert torch.equal(part(whole, weight), whole[2:3])
+    assert torch.equal(part(left, weight, -1), left[2:3])
+    assert torch.equal(part(right, weight, -2), right)
 
 
 def test_adalomo_takes_the_size_of_a_complex_gradient() -> None:

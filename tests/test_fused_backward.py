@@ -436,6 +436,18 @@ def test_hooks_of_steps_run_once_a_step(tmp_path: Path) -> None:
     assert calls == ["pre", "post"] * 2
 
 
+def test_hooks_of_the_hybrid_inside_run_once_a_step() -> None:
+    """Its own step is never called: its parts update in the backward pass."""
+    model = llama()
+    optimizer = anyoptim.get_optimizer("muon", model, lr=1e-3, fused_backward=True)
+    assert isinstance(optimizer, FusedBackward)
+    calls: list[str] = []
+    optimizer.optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+    plain_steps(model, optimizer, count=2)
+    assert calls == ["pre", "post"] * 2
+
+
 def training(optimizer: Any) -> None:
     if hasattr(optimizer, "train"):
         optimizer.train()

@@ -46,6 +46,8 @@ HYBRIDS = ["muon+sgd", "muon+prodigy"]
 WRAPPED = ["lookahead(muon)", "cautious(lion)", "orthograd(adamw_torch)", "schedule_free(sgd)", "sam(adamw_torch)"]
 PACKAGES = ["adamw_torch", "lion", "adopt", "lbfgs", "timm/adafactorbv"]
 FUSED = ["lomo", "adalomo"]
+LOCAL = ["apollo_mini", "muon+adopt"]
+"""Those that look at a gradient's local part, or change it in place."""
 
 
 # ---------------------------------------------------------------- gradients that are parts of a sum (A3)
@@ -60,7 +62,7 @@ def sums_are_reduced(name: str) -> None:
         assert distance(weights(model), expected) <= 1e-9
 
 
-def sequence_parallel(name: str) -> None:
+def sequence_parallel(name: str, **given: Any) -> None:
     """torch's own: each rank normalises its part of the sequence."""
 
     class Normed(nn.Module):
@@ -74,17 +76,18 @@ def sequence_parallel(name: str) -> None:
 
     model = Normed()
     parallelize_module(model, init_device_mesh("cpu", (2,)), {"norm": SequenceParallel()})
-    built = optimizer(name, model)
+    built = optimizer(name, model, **given)
     torch.manual_seed(dist.get_rank())
     x = torch.randn(2, 3, 4)
     for _ in range(3):
         (model(x).to_local() * x).sum().backward()
         built.step()
         built.zero_grad()
-    mine = model.norm.weight.to_local().detach()
-    both = [torch.empty_like(mine), torch.empty_like(mine)]
-    dist.all_gather(both, mine.contiguous())
-    assert torch.equal(*both)
+    for each in model.norm.parameters():
+        mine = each.to_local().detach()
+        both = [torch.empty_like(mine), torch.empty_like(mine)]
+        dist.all_gather(both, mine.contiguous())
+        assert torch.equal(*both)
 
 
 # ---------------------------------------------------------------- ranks that hold different parameters (G5)
@@ -235,13 +238,13 @@ def a_gradient_on_one_rank_only(name: str, **given: Any) -> None:
         assert distance(weights(model), weights(alone)) <= 1e-9
 
 
-FUSED_ADAMW: dict[str, Any] = {"optim_args": "fused_backward=true"}
+IN_BACKWARD: dict[str, Any] = {"optim_args": "fused_backward=true"}
 
 TWO: Cases = {
     **{f"stages: {name}": partial(pipeline_stages, name) for name in ("adamw_torch", "muon", *FUSED)},
-    "stages: fused adamw_torch": partial(pipeline_stages, "adamw_torch", **FUSED_ADAMW),
+    "stages: fused adamw_torch": partial(pipeline_stages, "adamw_torch", **IN_BACKWARD),
     **{f"one gradient: {name}": partial(a_gradient_on_one_rank_only, name) for name in ("muon", "apollo_mini", *FUSED)},
-    "one gradient: fused adamw_torch": partial(a_gradient_on_one_rank_only, "adamw_torch", **FUSED_ADAMW),
+    "one gradient: fused adamw_torch": partial(a_gradient_on_one_rank_only, "adamw_torch", **IN_BACKWARD),
     "a missing rank is found": a_missing_rank_is_found,
     **{f"{name} on offloaded": partial(as_one, name, "offloaded") for name in ("muon", "apollo_mini", "adamw_torch")},
     **{f"flat pieces: {name}": partial(flat_pieces_are_refused, name) for name in ("adalomo", "grokadamw", "muon")},
@@ -249,6 +252,7 @@ TWO: Cases = {
     "Muon sends 16 bits": muon_sends_16_bits,
     **{f"sums: {name}": partial(sums_are_reduced, name) for name in (*ENGINES[:-2], *HYBRIDS, *WRAPPED, *PACKAGES)},
     **{f"sequence parallel: {name}": partial(sequence_parallel, name) for name in ("apollo_mini", "grokadamw", *FUSED)},
+    **{f"sequence parallel: fused {name}": partial(sequence_parallel, name, **IN_BACKWARD) for name in LOCAL},
     **{f"{name} on tp": partial(as_one, name, "tp") for name in ("grokadamw", "apollo_adamw", "muon")},
     "ZeRO projects by name": zero_projects_by_name,
     "ZeRO refuses facades": zero_refuses_facades,
