@@ -37,6 +37,8 @@ from anyoptim.names.lookup import optimizer_info
 ROOT = Path(__file__).parent.parent
 JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"
 PROCESSES, BATCH = 2, 60
+ON_TWO = ("DTensor", "sharded checkpoints")
+"""The checks that take two processes."""
 SAMPLE, SEED = 20, 0
 """How many unchanged names a check looks at, and which."""
 Verdicts = dict[str, list[str]]
@@ -61,13 +63,13 @@ def check(name: str) -> tuple[str, Verdicts, float]:
     torch.set_num_threads(1)
     started = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        report = check_optimizer(name, checks=[each for each in CHECKS if each != "DTensor"])
+        report = check_optimizer(name, checks=[each for each in CHECKS if each not in ON_TWO])
     verdicts = {each.check: [each.status, each.reason] for each in report.verdicts}
     return name, verdicts, time.monotonic() - started
 
 
 def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
-    """Make the check that takes two processes, of all names in the same two."""
+    """Make the checks that take two processes, of all names in the same two."""
     from anyoptim.testing.kit import Verdict, impossible, judged
     from anyoptim.testing.sharded import train_sharded
     from anyoptim.testing.subject import Subject
@@ -77,12 +79,13 @@ def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
         reason = impossible(subject.spec)
         if reason:
             del subjects[name]
-            yield name, {"DTensor": ["limit", reason]}
-    for (name, subject), (_, (kept, evidence)) in zip(
-        subjects.items(), train_sharded(list(subjects.values())), strict=True
-    ):
-        found = judged(Verdict("DTensor", "pass" if kept else "fail", evidence), subject.spec.default)
-        yield name, {"DTensor": [found.status, found.reason]}
+            yield name, dict.fromkeys(ON_TWO, ["limit", reason])
+    for (name, subject), (_, found) in zip(subjects.items(), train_sharded(list(subjects.values())), strict=True):
+        verdicts = {check: ["n/a", "it does not train there"] for check in ON_TWO}
+        for check, (kept, evidence) in found.items():
+            verdict = judged(Verdict(check, "pass" if kept else "fail", evidence), subject.spec.default)
+            verdicts[check] = [verdict.status, verdict.reason]
+        yield name, verdicts
 
 
 def find(wanted: list[str]) -> dict[str, Verdicts]:
@@ -98,7 +101,7 @@ def find(wanted: list[str]) -> dict[str, Verdicts]:
             for name, verdicts, seconds in pool.map(check, missing[start : start + BATCH]):
                 keep(name, found, verdicts)
                 sys.stderr.write(f"{name} {seconds:.1f} s\n")
-    for name, verdict in check_sharded([name for name in wanted if "DTensor" not in found[name]]):
+    for name, verdict in check_sharded([name for name in wanted if not found[name].keys() >= set(ON_TWO)]):
         keep(name, found, verdict)
         sys.stderr.write(f"{name} on two processes\n")
     return {name: found[name] for name in sorted(found)}

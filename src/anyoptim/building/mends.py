@@ -238,7 +238,7 @@ def _number(key: str) -> int | float:
 def weights_stay_while_state_is_made(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Keep weights as they are in the step that torch's distributed checkpoints take before they load.
 
-    Its rates and gradients are zero, by which some packages round weights, or find a preconditioner of zeros.
+    Its rates and gradients are zero, by which some packages still round weights, or refuse to start.
     """
     kept: dict[Tensor, Tensor] = {}
 

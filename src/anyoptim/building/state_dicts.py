@@ -2,7 +2,7 @@
 
 ``torch.distributed.checkpoint`` was made for AdamW's state. It takes no parameter without a tensor of one dimension or
 more, nor values such as a dtype; it sends tensors by their memory, whatever their strides; and it brings tuples back
-as lists, numbers as plain tensors, and no empty dict at all.
+as lists, numbers as plain tensors, and no empty dict at all. State of no parameter it does not know.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from anyoptim.engines.loading import of_every_parameter, of_those_with_state
 
 _DTYPE = "torch."
+_SHARED = "state of no parameter"
 
 
 def carry(optimizer: Optimizer) -> None:
@@ -29,6 +30,11 @@ def carry(optimizer: Optimizer) -> None:
 def _to_be_carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
     if not _on_a_mesh(optimizer):
         return None  # as torch writes it
+    shared = {key: held for key, held in state_dict["state"].items() if isinstance(key, str)}
+    if shared:
+        first, *others = state_dict["param_groups"]
+        own = {key: held for key, held in state_dict["state"].items() if key not in shared}
+        state_dict = {**state_dict, "state": own, "param_groups": [{**first, _SHARED: shared}, *others]}
     state_dict = of_every_parameter(optimizer, state_dict)
     return {**state_dict, **{key: _plain(state_dict[key]) for key in ("state", "param_groups")}}
 
@@ -39,11 +45,13 @@ def _carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]
         {**group, **_as_before({key: each for key, each in group.items() if key != "params"}, live)}
         for group, live in zip(state_dict["param_groups"], optimizer.param_groups, strict=False)
     ]
+    # by names in torch's distributed checkpoints, by numbers otherwise
+    keys = [each for group in state_dict["param_groups"] for each in group["params"]]
     every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {
-        index: _as_before(held, optimizer.state.get(every[index], {})) if index in range(len(every)) else held
-        for index, held in state_dict["state"].items()
-    }
+    before = {key: optimizer.state.get(each, {}) for key, each in zip(keys, every, strict=False)}
+    state = {key: _as_before(held, before.get(key)) for key, held in state_dict["state"].items()}
+    for group in groups:
+        state.update(group.pop(_SHARED, {}))
     return {**state_dict, "state": state, "param_groups": [*groups, *state_dict["param_groups"][len(groups) :]]}
 
 

@@ -53,6 +53,7 @@ def _upstream(name: str, *hyperparameters: Hyperparameter, **limits: str) -> Imp
         limits={
             "resume": "its state holds projector objects",
             "weights_only": "its state holds projector objects",
+            "sharded checkpoints": "its state holds projector objects",
             **limits,
         },
         target_roles=MATRICES - {Role.EXPERT_STACK},

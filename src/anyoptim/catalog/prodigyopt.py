@@ -16,7 +16,7 @@ SPECS = indexed(
             coupled=DISTANCE,
             implementation={
                 "mends": ("sums_over_shards",),
-                "one_for_all": frozenset({"lr", "betas", "beta3", "use_bias_correction", "d_coef", "growth_rate"})
+                "one_for_all": frozenset({"lr", "betas", "beta3", "use_bias_correction", "d_coef", "growth_rate"}),
             },
         )
     },

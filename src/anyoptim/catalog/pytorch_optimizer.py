@@ -54,8 +54,8 @@ _PROJECTION_TYPE = Hyperparameter(
 # of the packages that offer them, see benchmarks/results/bare_names.md
 _FASTEST = ("adamp", "came", "lamb", "scion", "sgdw")
 _ONLY_HERE = ("adabound", "adai", "diffgrad", "grams", "racs", "shampoo", "signsgd", "sm3", "spam", "tiger", "yogi")
-_PLAIN_STATE = {"mends": ("plain_state",)}
-_LOADS_IN_ITS_OWN_WAY = {"mends": ("hooks_around_loading",)}
+_LOADS_IN_ITS_OWN_WAY = "hooks_around_loading"  # what hooks make of a state dict is not what it looks at
+_PLAIN_STATE = {"mends": ("plain_state", _LOADS_IN_ITS_OWN_WAY)}
 
 
 def _one_for_all(*names: str) -> dict[str, frozenset[str]]:
@@ -104,6 +104,7 @@ SPECS = indexed(
     "pytorch_optimizer",
     licence="Apache-2.0",
     extra="pytorch-optimizer",
+    mends=(_LOADS_IN_ITS_OWN_WAY,),
     extra_keywords=_EXTRA,
     coupled={
         DISTANCE: "dadaptadam dadaptadan dadaptsgd prodigy",
@@ -169,6 +170,7 @@ SPECS = indexed(
             "its state is in an optimizer inside of it": "magma",
             "its attributes hold functions that pickle does not find by their names": "adopt",
         },
+        "sharded checkpoints": {"its history is made over many steps, and of all parameters together": "lbfgs"},
         "memory": {
             "its history grows over the first steps": "lbfgs",
             "how much it keeps depends on the weights": "nero sara",
@@ -193,7 +195,7 @@ SPECS = indexed(
         # the learning rate is the caller's
         "adafactor": Facts(
             defaults={"relative_step": False, "scale_parameter": False},
-            implementation={"own_step_size": True, "mends": ("rate_in_groups", "hooks_around_loading")},
+            implementation={"own_step_size": True, "mends": ("rate_in_groups", _LOADS_IN_ITS_OWN_WAY)},
         ),
         "adago": _MUON,
         "adamuon": _MUON,
@@ -209,7 +211,7 @@ SPECS = indexed(
         "lomo": _LOMO,
         "demo": Facts(implementation={"needs_process_group": True}),
         "adammini": Facts(
-            implementation={"takes": "model", **_LOADS_IN_ITS_OWN_WAY},
+            implementation={"takes": "model"},
             hyperparameters={
                 "num_embeds": {"taken_from": "config.hidden_size"},
                 "num_heads": {"taken_from": "config.num_attention_heads"},
@@ -229,9 +231,8 @@ SPECS = indexed(
         "rmsprop": Facts(hyperparameters={"alpha": {"within": DECAY}}),
         "adatam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
         "tam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
-        **{name: Facts(implementation=_LOADS_IN_ITS_OWN_WAY) for name in ("dash", "fadam", "flashadamw")},
         "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
-        "magma": Facts(implementation={"mends": ("torch_hooks",)}),
+        "magma": Facts(implementation={"mends": ("torch_hooks", _LOADS_IN_ITS_OWN_WAY)}),
         "ranger21": Facts(name="ranger21", hyperparameters={"num_iterations": {"taken_from": "args.max_steps"}}),
         "schedulefreeadamw": Facts(traits=_SCHEDULE_FREE),
         "schedulefreeradam": Facts(traits=_SCHEDULE_FREE),

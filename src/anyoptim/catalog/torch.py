@@ -88,6 +88,7 @@ SPECS = (
             },
             "fp16": {_FP16["fp16"]: "adam adamax nadam radam"},
             "memory": {"its history grows over the first steps": "lbfgs"},
+            "sharded checkpoints": {"its history is made over many steps, and of all parameters together": "lbfgs"},
         },
         unsteady={check: {"weights become NaN at its own rate": "lbfgs"} for check in ("bf16", "fp16")},
         facts={

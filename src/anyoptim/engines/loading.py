@@ -5,35 +5,43 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 _STATELESS = "stateless"
-"""What a state dict holds of a parameter that its optimizer keeps nothing of."""
+"""What a state dict holds beside the state of a parameter that has no tensor of one dimension or more."""
 
 
 def of_every_parameter(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return a state dict with an entry for each parameter: torch's distributed checkpoints refuse it without one.
-
-    They look for a tensor of one dimension or more, too.
+    """Return a state dict with a tensor of one dimension for each parameter, as torch's distributed checkpoints ask.
 
     Args:
         optimizer: whose state dict it is.
-        state_dict: some parameters have no state in it.
+        state_dict: some parameters have no state in it, or numbers only.
     """
     every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    held = [state_dict["state"].get(index, {}) for index in range(len(every))]
     state = {
-        index: state_dict["state"].get(index) or {_STATELESS: torch.zeros(1, device=parameter.device)}
-        for index, parameter in enumerate(every)
+        index: each if _has_dimensions(each) else {**each, _STATELESS: torch.zeros(1, device=parameter.device)}
+        for index, (parameter, each) in enumerate(zip(every, held, strict=True))
     }
-    return {**state_dict, "state": state}
+    return {**state_dict, "state": {**state_dict["state"], **state}}
 
 
 def of_those_with_state(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return what :func:`of_every_parameter` was given."""
-    return {
-        **state_dict,
-        "state": {index: held for index, held in state_dict["state"].items() if _STATELESS not in held},
+    state = {
+        index: {key: value for key, value in held.items() if key != _STATELESS} if isinstance(held, dict) else held
+        for index, held in state_dict["state"].items()
     }
+    had_none = {index for index, held in state.items() if held == {} and state_dict["state"][index] != {}}
+    return {**state_dict, "state": {index: held for index, held in state.items() if index not in had_none}}
+
+
+def _has_dimensions(state: Any) -> bool:
+    if isinstance(state, Tensor):
+        return state.dim() > 0
+    return isinstance(state, dict) and any(_has_dimensions(each) for each in state.values())
 
 
 def only_makes_state(optimizer: Optimizer) -> bool:

@@ -18,6 +18,9 @@ from anyoptim.routing.routes import Routing
 _DEVICES = {"cuda": "a CUDA GPU", "npu": "an Ascend NPU", "xla": "an XLA device"}
 
 
+_SHARDED = "sharded checkpoints"  # the check of anyoptim.testing
+
+
 def refuse_flat_pieces(spec: OptimizerSpec, model: nn.Module) -> None:
     """Raise an ``UnsupportedError`` for parameters that are flat pieces, where an optimizer may need them whole."""
     flat = any(getattr(each, "_fsdp_flattened", False) for each in model.parameters())
@@ -61,6 +64,11 @@ def refuse(
             raise UnsupportedError(
                 f"The {each.name} implementation of {name} cannot step on parameters that FSDP2 shards;"
                 " take adalomo, apollo_mini or adamw_torch there, or train with DDP."
+            )
+        if _SHARDED in each.may_fail and is_sharded(fields, routing) and fields.get("save_strategy", "no") != "no":
+            raise UnsupportedError(
+                f"{name} cannot go on from a checkpoint of FSDP2: {each.may_fail[_SHARDED]}. Set save_strategy='no', or"
+                " train with DDP."
             )
         if spec.fallback is not None and not each.takes_groups:
             raise UnsupportedError(f"{spec.name}: {each.package} has no param groups, so it cannot be part of a pair.")

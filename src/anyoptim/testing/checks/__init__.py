@@ -14,7 +14,7 @@ from anyoptim.testing.checks.groups import (
     typed_arguments,
 )
 from anyoptim.testing.checks.runs import accumulates_gradients, loads_weights_only, logged_losses, resumes, trains
-from anyoptim.testing.checks.sharding import shards
+from anyoptim.testing.checks.sharding import resumes_sharded, shards
 from anyoptim.testing.checks.state import copies, load_hooks, predicts_memory, state_on_device
 from anyoptim.testing.checks.steps import (
     bf16_parameters,
@@ -25,6 +25,7 @@ from anyoptim.testing.checks.steps import (
     skips_missing_gradients,
 )
 from anyoptim.testing.checks.verdicts import Failure, NotApplicable
+from anyoptim.testing.sharded import RESUMES, TRAINS
 from anyoptim.testing.subject import Subject
 
 __all__ = ["CHECKS", "Failure", "NotApplicable", "logged_losses"]
@@ -50,7 +51,8 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "fused backward": fused_backward,
     "reentrant checkpointing": reentrant_checkpointing,
     "accumulation": accumulates_gradients,
-    "DTensor": shards,
+    TRAINS: shards,
+    RESUMES: resumes_sharded,
     "torch.compile": compiles,
     "memory": predicts_memory,
 }
