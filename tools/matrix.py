@@ -79,7 +79,7 @@ def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
         reason = impossible(subject.spec)
         if reason:
             del subjects[name]
-            yield name, dict.fromkeys(ON_TWO, ["limit", reason])
+            yield name, {check: ["limit", reason] for check in ON_TWO}
     for (name, subject), (_, found) in zip(subjects.items(), train_sharded(list(subjects.values())), strict=True):
         verdicts = {check: ["n/a", "it does not train there"] for check in ON_TWO}
         for check, (kept, evidence) in found.items():

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.errors import UnsupportedError
 
 _KEY = "training_weight"
@@ -36,10 +35,7 @@ class TrainingWeights:
         """The training weights while the parameters hold the average."""
         optimizer.register_state_dict_post_hook(self._add)
         optimizer.register_load_state_dict_post_hook(_restore)
-        # a hybrid's parts, too: fused backward lets them step on their own
-        parts = optimizer.optimizers.values() if isinstance(optimizer, CompositeOptimizer) else ()
-        for each in (optimizer, *parts):
-            each.register_step_pre_hook(_begin_step)
+        optimizer.register_step_pre_hook(_begin_step)
         setattr(optimizer, _ATTRIBUTE, self)
         for turn in ("train", "eval"):
             setattr(optimizer, turn, _leaving_no_empty_state(optimizer, getattr(optimizer, turn)))

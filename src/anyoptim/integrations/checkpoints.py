@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from anyoptim.building.records import built, refuse_other
 from anyoptim.building.training_weights import average_in_place, training_weights_of
@@ -34,6 +35,7 @@ from anyoptim.integrations.deepspeed import refuse_deepspeeds_own_optimizer
 from anyoptim.integrations.patching import replace
 from anyoptim.integrations.reports import OptimizerRecord
 
+_UNREADABLE = (EOFError, OSError, pickle.UnpicklingError)
 _STATE = "trainer_state.json"
 _UNFINISHED = "checkpoint-is-incomplete.txt"  # transformers' own sentinel of an emergency save
 
@@ -75,12 +77,13 @@ def wrap_checkpoints(undo: ExitStack) -> None:
                 load(self, checkpoint)
         except (OptimError, torch.OutOfMemoryError):
             raise
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            wrote = _recorded(Path(checkpoint)).get("name", "an optimizer that it does not name")
-            raise CheckpointError(
-                f"The optimizer state in {checkpoint}, written by {wrote}, is damaged or does not fit:"
-                f" {str(error).partition(chr(10))[0] or type(error).__name__}. Resume from another checkpoint."
-            ) from error
+        except _UNREADABLE as error:
+            raise _unread(Path(checkpoint), error, damaged=True) from error
+        except CheckpointException as error:  # one error a rank
+            first, *_ = (each for each, _ in error.failures.values())
+            raise _unread(Path(checkpoint), first, damaged=isinstance(first, _UNREADABLE)) from error
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise _unread(Path(checkpoint), error, damaged="PytorchStreamReader" in str(error)) from error
 
     replace(undo, Trainer, "_load_optimizer_and_scheduler", load_checked)
     _wrap_loading_under_fsdp(undo)
@@ -125,6 +128,20 @@ def _wrap_emergency_checkpoint(undo: ExitStack) -> None:
         return on_pre_optimizer_step(self, args, state, control, **kwargs)
 
     replace(undo, JITCheckpointCallback, "on_pre_optimizer_step", on_pre_optimizer_step_of_two)
+
+
+def _unread(checkpoint: Path, error: BaseException, *, damaged: bool) -> CheckpointError:
+    """Return what to raise for optimizer state that could not be loaded; a good one that does not fit is not damaged."""
+    wrote = _recorded(checkpoint).get("name", "an optimizer that it does not name")
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return CheckpointError(
+        f"The optimizer state in {checkpoint}, written by {wrote}, "
+        + (
+            f"is damaged: {reason}. Resume from another checkpoint."
+            if damaged
+            else f"does not fit: {reason}. Resume with the model and the settings that it was written with."
+        )
+    )
 
 
 # ---------------------------------------------------------------- saving

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 
 from anyoptim.building.assemble import assemble
 from anyoptim.building.blueprint import Blueprint
@@ -87,15 +87,25 @@ def local_bytes(tensor: Tensor) -> int:
 
 
 def _kinds(plan: Blueprint) -> list[list[list[nn.Parameter]]]:
-    """Return the parameters of each group, those of one shape, dtype and role together."""
+    """Return the parameters of each group, those of one shape, dtype and role together, and those that are zero."""
     roles = {each.parameter: each.role for each in plan.routing.routes} if plan.routing else {}
     found = []
     for group in plan.groups:
         kinds: dict[object, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            kinds.setdefault((parameter.shape, parameter.dtype, roles.get(parameter)), []).append(parameter)
+            kind = (parameter.shape, parameter.dtype, roles.get(parameter), _is_zero(parameter))
+            kinds.setdefault(kind, []).append(parameter)
         found.append(list(kinds.values()))
     return found
+
+
+def _is_zero(parameter: Tensor) -> bool:
+    """Whether weights that are there are all zero, as new biases and LoRA's B: some keep less of these."""
+    if parameter.is_meta or not parameter.numel():
+        return False
+    with _disable_current_modes():  # the weights are no fake tensors
+        flat = parameter.detach().reshape(-1)
+        return not bool(flat[-1:].any()) and not bool(flat.any())  # a look at one of them is enough for most
 
 
 def _stand_ins(plan: Blueprint, most: int | None) -> list[GroupDict]:
@@ -146,7 +156,8 @@ def _after_one_step(plan: Blueprint, most: int | None, shard: Shard | None) -> O
         stands_for: dict[Tensor, Tensor] = {}
 
         def stand_in(parameter: Tensor) -> nn.Parameter:
-            whole = torch.ones(parameter.shape, dtype=parameter.dtype)
+            make = torch.zeros if _is_zero(parameter) else torch.ones
+            whole = make(parameter.shape, dtype=parameter.dtype)
             made = nn.Parameter(whole if shard is None else shard(whole))
             stands_for[made] = parameter
             return made
