@@ -64,7 +64,7 @@ def one_step(
     def closure() -> float:
         optimizer.zero_grad()
         first = next(model.parameters())
-        x = batch(step).to(first.dtype)
+        x = batch(step, first.shape[-1]).to(first.dtype)
         if change_gradients is not None:  # the whole model is on one mesh
             assert isinstance(first, DTensor)
             x = DTensor.from_local(x, first.device_mesh, [Replicate()], run_check=False)

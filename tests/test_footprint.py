@@ -76,6 +76,20 @@ def test_without_fused_backward_all_gradients_are_there(name: str) -> None:
     assert found.total == found.weights + found.gradients + (found.state or 0)
 
 
+@pytest.mark.parametrize("name", ["prodigy", "adamw_torch"])
+def test_weights_of_zeros_may_need_less(name: str) -> None:
+    """Prodigy keeps the first weights, but of new biases, or of LoRA's B, one number."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    for each in (model[0].bias, model[1].weight):
+        nn.init.zeros_(each)  # type: ignore[arg-type]  # a parameter
+    planned = anyoptim.plan(name, model)
+    predicted = planned.footprint().state
+    optimizer = planned.build()
+    model(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+    assert predicted == measured_state_bytes(optimizer)
+
+
 @pytest.mark.parametrize("name", ["adalomo", "lomo", "adamw_torch", "galore_adamw_layerwise"])
 def test_with_fused_backward_no_more_than_a_layer_is_there(name: str) -> None:
     model = llama()

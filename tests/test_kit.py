@@ -242,7 +242,10 @@ def test_fields_that_it_needs() -> None:
 @pytest.mark.slow
 def test_two_processes_find_what_one_cannot() -> None:
     """A gradient norm of each process's own part is another one than the whole gradient's."""
-    found = {subject.name: finding for subject, finding in train_sharded([Subject("sgd"), Subject("adafactor")])}
+    subjects = [Subject(name) for name in ("sgd", "adafactor", "heavyball/qsgd")]
+    found = {subject.name: finding for subject, finding in train_sharded(subjects)}
+    assert found["heavyball/qsgd"][TRAINS][0]
+    assert not found["heavyball/qsgd"][RESUMES][0]
     assert all(kept for kept, _ in found["sgd"].values())
     assert not found["adafactor"][TRAINS][0]
     assert "mixed torch.Tensor and DTensor" in found["adafactor"][TRAINS][1]

@@ -28,6 +28,7 @@ from runs import (
     run,
     until_terminated,
 )
+from torch.distributed.checkpoint.api import CheckpointException
 from toys import NAMES, arguments, data, inner, llama, needs_of, same_weights, weights
 from transformers import Trainer, TrainingArguments
 
@@ -220,6 +221,23 @@ def test_a_truncated_file_is_refused(file: str, tmp_path: Path) -> None:
     os.truncate(checkpoint / file, (checkpoint / file).stat().st_size // 2)
     with pytest.raises(anyoptim.CheckpointError, match="written by apollo_mini, is damaged"):
         resuming(checkpoint, "apollo_mini")
+
+
+def test_state_that_does_not_fit_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = saved(tmp_path, "apollo_mini")
+    failures = {
+        "does not fit: Size mismatch. Resume with the model": ValueError("Size mismatch"),
+        "is damaged: gone. Resume from another": OSError("gone"),
+    }
+    for says, error in failures.items():
+        for raised in (error, CheckpointException("load", {0: (error, None)})):  # type: ignore[dict-item]  # a stack
+
+            def fail(*_: object, error: BaseException = raised, **__: object) -> None:
+                raise error
+
+            monkeypatch.setattr(torch, "load", fail)
+            with pytest.raises(anyoptim.CheckpointError, match=f"written by apollo_mini, {says}"):
+                resuming(checkpoint, "apollo_mini")
 
 
 def test_a_missing_scheduler_is_refused(tmp_path: Path) -> None:

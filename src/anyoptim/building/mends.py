@@ -6,20 +6,20 @@ parameters to that parameter's place in the model.
 
 from __future__ import annotations
 
-import enum
 import importlib
 import inspect
-import sys
-from collections import ChainMap, OrderedDict, deque
+from collections import ChainMap, OrderedDict
 from collections.abc import Callable, Mapping
 from types import MethodType, SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from anyoptim.building.plain_state import keep_plain
 from anyoptim.building.quantized_shards import step_on_parts
 from anyoptim.engines.loading import after_loading, before_loading, only_makes_state
 from anyoptim.names import packages
@@ -153,86 +153,8 @@ def no_triton_on_a_cpu(optimizer: Optimizer, place_of: PlaceOf) -> None:
 
 
 def plain_state(optimizer: Optimizer, place_of: PlaceOf) -> None:
-    """Write an optimizer's own objects, queues and sets into state dicts as plain values, and make them from these.
-
-    Keys that are numbers become text on purpose: torch's distributed checkpoints make them so, for good.
-
-    Only classes of the optimizer's own package that are imported already are made, without calling them.
-    """
-    package = type(optimizer).__module__.partition(".")[0]
-    waiting: list[bool] = []
-
-    def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return {**state_dict, "state": {index: _plain(held, package) for index, held in state_dict["state"].items()}}
-
-    def loaded(_: Optimizer) -> None:
-        waiting.append(True)
-
-    def restore(_: Optimizer, *__: object) -> None:
-        if waiting:
-            waiting.clear()
-            for key, held in optimizer.state.items():
-                optimizer.state[key] = _made_again(held, package)
-
-    optimizer.register_state_dict_post_hook(save)
-    optimizer.register_load_state_dict_post_hook(loaded)
-    # not when it is loaded: a class may look at what it has loaded once more
-    optimizer.register_step_pre_hook(restore)
-
-
-_QUEUE, _OBJECT, _SET, _NUMBER = "queue of ", "object of ", "set of values", "number "
-
-
-def _plain(value: Any, package: str) -> Any:
-    if isinstance(value, dict):
-        return {
-            f"{_NUMBER}{key}" if isinstance(key, (int, float)) else key: _plain(each, package)
-            for key, each in value.items()
-        }
-    if isinstance(value, deque):
-        return {f"{_QUEUE}{value.maxlen}": [_plain(each, package) for each in value]}
-    if isinstance(value, set):
-        return {_SET: sorted(value)}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, (list, tuple)):
-        plain = [_plain(each, package) for each in value]
-        return plain if isinstance(value, list) else tuple(plain)  # a torch.Size, too
-    if type(value).__module__.partition(".")[0] == package:
-        path = f"{type(value).__module__}:{type(value).__qualname__}"
-        return {f"{_OBJECT}{path}": _plain(vars(value), package)}
-    return value.item() if type(value).__module__ == "numpy" else value
-
-
-def _made_again(value: Any, package: str) -> Any:
-    if isinstance(value, dict):
-        # a key holds the kind: torch casts the values of state that it loads, text included
-        kind = next((key for key in value if isinstance(key, str)), "") if len(value) == 1 else ""
-        if kind.startswith(_QUEUE):
-            length = kind.removeprefix(_QUEUE)
-            held = [_made_again(each, package) for each in value[kind]]
-            return deque(held, maxlen=None if length == "None" else int(length))
-        if kind == _SET:
-            return set(value[kind])
-        if kind.startswith(_OBJECT):
-            module_name, _, name = kind.removeprefix(_OBJECT).partition(":")
-            cls = getattr(sys.modules.get(module_name), name, None)
-            if module_name.partition(".")[0] == package and isinstance(cls, type):
-                made: Any = object.__new__(cls)
-                vars(made).update(_made_again(value[kind], package))
-                return made
-        return {
-            _number(key) if str(key).startswith(_NUMBER) else key: _made_again(each, package)
-            for key, each in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return type(value)(_made_again(each, package) for each in value)
-    return value
-
-
-def _number(key: str) -> int | float:
-    text = key.removeprefix(_NUMBER)
-    return int(text) if text.isdigit() else float(text)
+    """Write an optimizer's own objects, queues and sets into state dicts as plain values, see :mod:`~.plain_state`."""
+    keep_plain(optimizer)
 
 
 def weights_stay_while_state_is_made(optimizer: Optimizer, place_of: PlaceOf) -> None:
@@ -268,6 +190,23 @@ def sums_over_shards(optimizer: Optimizer, place_of: PlaceOf) -> None:
             return step(this, *args, **kwargs)
 
     optimizer.step = MethodType(step_with_whole_numbers, optimizer)  # type: ignore[method-assign]  # schedulers wrap methods
+
+
+def first_weights_at_full_size(optimizer: Optimizer, place_of: PlaceOf) -> None:
+    """Write Prodigy's first weights of sharded parameters at full size, also where all were zero.
+
+    It keeps one number of these, and torch's distributed checkpoints load into what weights that are loaded already
+    would keep.
+    """
+
+    def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        def at_full_size(held: dict[str, Any]) -> dict[str, Any]:
+            small = isinstance(held.get("s"), DTensor) and held["p0"].shape != held["s"].shape
+            return {**held, "p0": torch.zeros_like(held["s"])} if small else held
+
+        return {**state_dict, "state": {index: at_full_size(held) for index, held in state_dict["state"].items()}}
+
+    optimizer.register_state_dict_post_hook(save)
 
 
 class _WholeNumbers(TorchFunctionMode):

@@ -15,7 +15,7 @@ SPECS = indexed(
             name="prodigy",
             coupled=DISTANCE,
             implementation={
-                "mends": ("sums_over_shards",),
+                "mends": ("sums_over_shards", "first_weights_at_full_size"),
                 "one_for_all": frozenset({"lr", "betas", "beta3", "use_bias_correction", "d_coef", "growth_rate"}),
             },
         )

@@ -131,7 +131,7 @@ def _wrap_emergency_checkpoint(undo: ExitStack) -> None:
 
 
 def _unread(checkpoint: Path, error: BaseException, *, damaged: bool) -> CheckpointError:
-    """Return what to raise for optimizer state that could not be loaded; a good one that does not fit is not damaged."""
+    """Return what to raise for optimizer state that cannot be loaded; good state that does not fit is not damaged."""
     wrote = _recorded(checkpoint).get("name", "an optimizer that it does not name")
     reason = str(error).partition("\n")[0] or type(error).__name__
     return CheckpointError(
