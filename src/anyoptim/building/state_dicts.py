@@ -1,8 +1,8 @@
 """State dicts that torch's distributed checkpoints can carry, and what these lose put back.
 
 ``torch.distributed.checkpoint`` was made for AdamW's state. It takes no parameter without a tensor of one dimension or
-more, nor values such as a dtype; it sends tensors by their memory, whatever their strides; and it brings tuples back
-as lists, numbers as plain tensors, and no empty dict at all. State of no parameter it does not know.
+more, no values such as a dtype, no sums over ranks and no state of no parameter. It sends tensors by their memory,
+whatever their strides. It brings tuples back as lists, numbers as plain tensors, and empty dicts not at all.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, torch.dtype):
         return str(value)
+    if isinstance(value, DTensor) and any(each.is_partial() for each in value.placements):
+        value = value.redistribute(placements=[Replicate() if each.is_partial() else each for each in value.placements])
     return value.contiguous() if isinstance(value, Tensor) else value
 
 

@@ -50,6 +50,7 @@ GROKADAMW = OptimizerSpec(
             limits={
                 "resume": "it keeps state in its groups, keyed by tensors that are gone",
                 "weights_only": "it keeps state in its groups, keyed by tensors",
+                "sharded checkpoints": "it keeps state in its groups, keyed by tensors",
                 "fp16": "its eps is zero in float16",
             },
             hyperparameters=_HYPERPARAMETERS,

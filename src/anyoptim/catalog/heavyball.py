@@ -26,7 +26,9 @@ SPECS = indexed(
     },
     limits={
         "DTensor": {SHARDED_PART: "scion", SHARDED_REFUSED: "sudsadamw"},
-        "sharded checkpoints": {"its counts change their shape as it steps": "lather psgdkron psgdpro qsgd"},
+        "sharded checkpoints": {
+            "its counts change their shape as it steps": "heavysoapnadam lather psgdkron psgdpro qsgd soapnadam"
+        },
         "schedule": {"it moves the weights along its momentum and back": "msamlaprop"},
         "per-group rate": {"it gives matrices singular values of one at its first step": "scion"},
         "bf16": {"its preconditioner stays in float32": "psgdpro qsgd"},

@@ -65,9 +65,9 @@ def refuse(
                 f"The {each.name} implementation of {name} cannot step on parameters that FSDP2 shards;"
                 " take adalomo, apollo_mini or adamw_torch there, or train with DDP."
             )
-        if _SHARDED in each.may_fail and is_sharded(fields, routing) and fields.get("save_strategy", "no") != "no":
+        if _SHARDED in each.limits and is_sharded(fields, routing) and fields.get("save_strategy", "no") != "no":
             raise UnsupportedError(
-                f"{name} cannot go on from a checkpoint of FSDP2: {each.may_fail[_SHARDED]}. Set save_strategy='no', or"
+                f"{name} cannot go on from a checkpoint of FSDP2: {each.limits[_SHARDED]}. Set save_strategy='no', or"
                 " train with DDP."
             )
         if spec.fallback is not None and not each.takes_groups:
