@@ -61,10 +61,12 @@ def one_step(
 ) -> None:
     """A step on the same whole batch on every rank, which a mean over ranks leaves as it is."""
 
+    width = next((each.norm.normalized_shape[0] for each in model.modules() if isinstance(each, Net)), 8)
+
     def closure() -> float:
         optimizer.zero_grad()
         first = next(model.parameters())
-        x = batch(step, first.shape[-1]).to(first.dtype)
+        x = batch(step, width).to(first.dtype)
         if change_gradients is not None:  # the whole model is on one mesh
             assert isinstance(first, DTensor)
             x = DTensor.from_local(x, first.device_mesh, [Replicate()], run_check=False)

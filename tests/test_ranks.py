@@ -254,6 +254,7 @@ TWO: Cases = {
     **{f"sequence parallel: {name}": partial(sequence_parallel, name) for name in ("apollo_mini", "grokadamw", *FUSED)},
     **{f"sequence parallel: fused {name}": partial(sequence_parallel, name, **IN_BACKWARD) for name in LOCAL},
     **{f"{name} on tp": partial(as_one, name, "tp") for name in ("grokadamw", "apollo_adamw", "muon")},
+    "prodigy on fsdp": partial(as_one, "prodigy", "fsdp", lr=1.0),  # numbers of sums over shards
     "ZeRO projects by name": zero_projects_by_name,
     "ZeRO refuses facades": zero_refuses_facades,
 }
