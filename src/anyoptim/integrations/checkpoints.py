@@ -35,7 +35,6 @@ from anyoptim.integrations.deepspeed import refuse_deepspeeds_own_optimizer
 from anyoptim.integrations.patching import replace
 from anyoptim.integrations.reports import OptimizerRecord
 
-_UNREADABLE = (EOFError, OSError, pickle.UnpicklingError)
 _STATE = "trainer_state.json"
 _UNFINISHED = "checkpoint-is-incomplete.txt"  # transformers' own sentinel of an emergency save
 
@@ -77,13 +76,11 @@ def wrap_checkpoints(undo: ExitStack) -> None:
                 load(self, checkpoint)
         except (OptimError, torch.OutOfMemoryError):
             raise
-        except _UNREADABLE as error:
-            raise _unread(Path(checkpoint), error, damaged=True) from error
         except CheckpointException as error:  # one error a rank
             first, *_ = (each for each, _ in error.failures.values())
-            raise _unread(Path(checkpoint), first, damaged=isinstance(first, _UNREADABLE)) from error
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise _unread(Path(checkpoint), error, damaged="PytorchStreamReader" in str(error)) from error
+            raise _unread(Path(checkpoint), first) from error
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise _unread(Path(checkpoint), error) from error
 
     replace(undo, Trainer, "_load_optimizer_and_scheduler", load_checked)
     _wrap_loading_under_fsdp(undo)
@@ -130,10 +127,13 @@ def _wrap_emergency_checkpoint(undo: ExitStack) -> None:
     replace(undo, JITCheckpointCallback, "on_pre_optimizer_step", on_pre_optimizer_step_of_two)
 
 
-def _unread(checkpoint: Path, error: BaseException, *, damaged: bool) -> CheckpointError:
+def _unread(checkpoint: Path, error: BaseException) -> CheckpointError:
     """Return what to raise for optimizer state that cannot be loaded; good state that does not fit is not damaged."""
     wrote = _recorded(checkpoint).get("name", "an optimizer that it does not name")
     reason = str(error).partition("\n")[0] or type(error).__name__
+    # a state that holds objects of other classes is whole, though torch does not read it
+    unreadable = isinstance(error, pickle.UnpicklingError) and "Unsupported global" not in str(error)
+    damaged = unreadable or isinstance(error, (EOFError, OSError)) or "PytorchStreamReader" in str(error)
     return CheckpointError(
         f"The optimizer state in {checkpoint}, written by {wrote}, "
         + (
