@@ -38,6 +38,14 @@ def in_new_process(function: Callable[..., None], *args: Any) -> int:
     return process.exitcode
 
 
+def new_python(program: str, *, path: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a program in a Python that has imported nothing yet, with a folder of plug-ins on its path."""
+    prefix = f"import sys; sys.path.insert(0, {str(path)!r})\n" if path else ""
+    done = subprocess.run([sys.executable, "-c", prefix + program], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
 def command(
     *words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from chosen import chosen, parameters
+from processes import new_python
 from toys import arguments, data, inner, llama, plain_steps, same_weights, train, weights
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
@@ -113,12 +114,6 @@ def test_arguments_are_strict_where_constructors_swallow_everything(name: str) -
     assert required in ([], ["num_data"], ["lr"])
 
 
-def run(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_listing_imports_no_package() -> None:
     packages = sorted({*PACKAGES, "apollo_torch", "galore_torch", "lomo_optim", "grokadamw", "numpy", "transformers"})
     program = (
@@ -127,7 +122,7 @@ def test_listing_imports_no_package() -> None:
         "anyoptim.parse_optim_args('betas=(0.9,0.95)', 'pytorch_optimizer/adan')\n"
         f"print(json.dumps([each for each in {packages} if each in sys.modules]))\n"
     )
-    assert json.loads(run(program)) == []
+    assert json.loads(new_python(program).stdout) == []
 
 
 def test_a_spec_is_made_when_it_is_asked_for() -> None:
@@ -148,7 +143,7 @@ def test_a_spec_is_made_when_it_is_asked_for() -> None:
         "assert anyoptim.optimizer_info('soap') is anyoptim.optimizer_info('heavyball/soap')\n"
         "assert state() == (before[0] - 1, 1), state()\n"
     )
-    run(program)
+    new_python(program)
 
 
 @pytest.mark.slow
@@ -217,7 +212,7 @@ def test_a_licence_that_forbids_commercial_use_is_said_once() -> None:
         "        anyoptim.get_optimizer(name, model, optim_args='rank=4', optim_target_modules='all-linear')\n"
         "print(sum('CC-BY-NC-4.0: not for commercial use' in str(each.message) for each in caught))\n"
     )
-    assert run(program).strip() == "1"
+    assert new_python(program).stdout.strip() == "1"
 
 
 # ---------------------------------------------------------------- what is there and what is not
@@ -248,7 +243,7 @@ def test_timm_is_imported_without_torchvision() -> None:
         "optimizer = anyoptim.get_optimizer('timm/lamb', torch.nn.Linear(2, 2))\n"
         "print(type(optimizer).__module__, 'timm' in sys.modules, 'torchvision' in sys.modules)\n"
     )
-    assert run(program).split() == ["timm.optim.lamb", "False", "False"]
+    assert new_python(program).stdout.split() == ["timm.optim.lamb", "False", "False"]
 
 
 def test_values_come_from_the_model_and_from_training_arguments() -> None:

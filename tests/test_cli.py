@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import command, printed
+from processes import command, new_python, printed
 from toys import NAMES, TINY_LLAMA
 
 from anyoptim.names.registry import list_optimizers
@@ -131,7 +131,7 @@ def test_list_and_info_load_neither_torch_nor_transformers(words: list[str]) -> 
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    new_python(program)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,7 @@ def test_a_missing_package_is_one_line_before_anything_runs(missing: str, words:
         "from anyoptim.cli.app import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    done = new_python(program, code=1)
     assert done.stderr.startswith("error: ")
     assert install in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import new_python
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -79,9 +79,10 @@ def test_without_fused_backward_all_gradients_are_there(name: str) -> None:
 @pytest.mark.parametrize("name", ["prodigy", "adamw_torch"])
 def test_weights_of_zeros_may_need_less(name: str) -> None:
     """Prodigy keeps the first weights, but of new biases, or of LoRA's B, one number."""
-    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    for each in (model[0].bias, model[1].weight):
-        nn.init.zeros_(each)  # type: ignore[arg-type]  # a parameter
+    first, second = nn.Linear(8, 8), nn.Linear(8, 8)
+    for each in (first.bias, second.weight):
+        nn.init.zeros_(each)
+    model = nn.Sequential(first, second)
     planned = anyoptim.plan(name, model)
     predicted = planned.footprint().state
     optimizer = planned.build()
@@ -222,7 +223,7 @@ def test_a_70b_is_planned_in_less_than_a_gigabyte(name: str) -> None:
         # not getrusage, which begins with what the process had that started this one
         "print(Path('/proc/self/status').read_text(), file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = new_python(program)
     assert json.loads(done.stdout)["memory"][name]["state"] > 2**30
     (peak,) = (line.split()[1] for line in done.stderr.splitlines() if line.startswith("VmHWM:"))
     assert int(peak) * 1024 < 1e9

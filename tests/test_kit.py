@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import command
+from processes import command, new_python
 
 import anyoptim
 from anyoptim.names.signatures import spec_of
@@ -275,7 +273,7 @@ def test_the_example_plug_in_is_installed_and_found() -> None:
     program = (
         "import anyoptim, sys\nassert anyoptim.optimizer_info('example_sign').paper\nprint('torch' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = new_python(program)
     assert done.stdout.strip() in ("True", "False")
     assert Path(str(importlib.metadata.distribution("anyoptim-example").locate_file("anyoptim_example"))).exists()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import subprocess
 import sys
 from enum import Enum
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import new_python
 from toys import NAMES, arguments, llama
 
 import anyoptim
@@ -241,7 +241,7 @@ def test_class_paths_can_be_switched_off(tmp_path: Path) -> None:
         "    except anyoptim.UnknownOptimizerError as error:\n"
         "        print('ANYOPTIM_CLASS_PATHS=off allows registered names only' in str(error))\n"
     )
-    assert run(program, path=tmp_path).split() == ["True"] * 3
+    assert new_python(program, path=tmp_path).stdout.split() == ["True"] * 3
 
 
 def test_threads_find_names_before_the_catalogue_is_loaded(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_threads_find_names_before_the_catalogue_is_loaded(tmp_path: Path) -> No
         "[each.start() for each in threads]; [each.join() for each in threads]\n"
         "print(len(found), len(set(found)))\n"
     )
-    assert run(program, path=tmp_path).split() == ["8", "1"]
+    assert new_python(program, path=tmp_path).stdout.split() == ["8", "1"]
 
 
 def test_a_class_path_is_strict_about_arguments() -> None:
@@ -268,14 +268,6 @@ def test_a_class_path_is_strict_about_arguments() -> None:
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.999)
     with pytest.raises(anyoptim.OptimArgsError, match="Did you mean 'momentum_decay'"):
         anyoptim.get_optimizer("torch.optim:NAdam", llama(), optim_args="momentum_decai=0.01")
-
-
-def run(program: str, *, path: Path | None = None) -> str:
-    """Run a program in a process of its own, with a folder of plug-ins on its path."""
-    prefix = f"import sys; sys.path.insert(0, {str(path)!r})\n" if path else ""
-    done = subprocess.run([sys.executable, "-c", prefix + program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def plugin(folder: Path, *, name: str, value: str, source: str) -> None:
@@ -304,7 +296,7 @@ def test_a_plug_in_is_there_without_being_imported(tmp_path: Path) -> None:
         "optimizer = anyoptim.get_optimizer('plugged_sgd', torch.nn.Linear(2, 2), optim_args='momentum=0.5')\n"
         "print(type(optimizer).__module__, optimizer.param_groups[0]['momentum'])\n"
     )
-    assert run(program, path=tmp_path).split() == ["plugged", "0.5"]
+    assert new_python(program, path=tmp_path).stdout.split() == ["plugged", "0.5"]
 
 
 def test_a_broken_plug_in_is_one_warning(tmp_path: Path) -> None:
@@ -321,7 +313,7 @@ def test_a_broken_plug_in_is_one_warning(tmp_path: Path) -> None:
         "    anyoptim.optimizer_info('sgd')\n"
         "print(len(caught), 'no luck' in str(caught[0].message))\n"
     )
-    assert run(program, path=tmp_path).split() == ["1", "True"]
+    assert new_python(program, path=tmp_path).stdout.split() == ["1", "True"]
 
 
 def test_a_plug_in_whose_spec_takes_a_name_that_exists(tmp_path: Path) -> None:
@@ -336,13 +328,13 @@ def test_a_plug_in_whose_spec_takes_a_name_that_exists(tmp_path: Path) -> None:
         "    except anyoptim.UnknownOptimizerError:\n"
         "        print('exists already' in str(caught[0].message))\n"
     )
-    assert run(program, path=tmp_path).strip() == "True"
+    assert new_python(program, path=tmp_path).stdout.strip() == "True"
 
 
 def test_a_plug_in_does_not_take_a_name_that_exists(tmp_path: Path) -> None:
     plugin(tmp_path, name="sgd", value="plugged:Nothing", source="")
     program = "import anyoptim; print(anyoptim.optimizer_info('sgd').package)"
-    assert run(program, path=tmp_path).strip() == "torch"
+    assert new_python(program, path=tmp_path).stdout.strip() == "torch"
 
 
 def test_importing_anyoptim_is_light() -> None:
@@ -354,7 +346,7 @@ def test_importing_anyoptim_is_light() -> None:
         "anyoptim.parse_optim_args('rank=4', 'apollo_adamw')\n"
         "print(json.dumps([first, sorted(heavy & set(sys.modules))]))\n"
     )
-    assert json.loads(run(program)) == [[], []]
+    assert json.loads(new_python(program).stdout) == [[], []]
 
 
 def test_a_package_is_imported_when_it_is_built() -> None:
@@ -366,7 +358,7 @@ def test_a_package_is_imported_when_it_is_built() -> None:
         "plan.build()\n"
         "assert 'schedulefree' in sys.modules and 'transformers' not in sys.modules\n"
     )
-    run(program)
+    new_python(program)
 
 
 def test_an_import_that_configures_logging_is_undone() -> None:
@@ -377,7 +369,7 @@ def test_an_import_that_configures_logging_is_undone() -> None:
         "root = logging.getLogger()\n"
         "assert not root.handlers and root.level == logging.WARNING, root\n"
     )
-    run(program)
+    new_python(program)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import time
 import warnings
 from dataclasses import fields as fields_of_dataclass
 from pathlib import Path
+from traceback import StackSummary
 from typing import Any
 
 import pytest
@@ -230,7 +231,7 @@ def test_state_that_does_not_fit_is_not_called_damaged(tmp_path: Path, monkeypat
         "is damaged: gone. Resume from another": OSError("gone"),
     }
     for says, error in failures.items():
-        for raised in (error, CheckpointException("load", {0: (error, None)})):  # type: ignore[dict-item]  # a stack
+        for raised in (error, CheckpointException("load", {0: (error, StackSummary())})):
 
             def fail(*_: object, error: BaseException = raised, **__: object) -> None:
                 raise error
