@@ -1,4 +1,4 @@
-"""Which names a costly test runs in `make test`: one of each kind and some others; the rest is for `make test-all`."""
+"""All names, and which of them a costly test runs in `make test`: one of each kind and some others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 import anyoptim
+
+SPECS = {name: anyoptim.optimizer_info(name) for name in anyoptim.list_optimizers() if not name.startswith("example_")}
+"""The catalogue, without the example plug-in."""
 
 
 def kind(name: str) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ FUSED = [name for name in ENGINES if anyoptim.optimizer_info(name).fused_backwar
 MATRICES = {"tall": (12, 8), "wide": (6, 10), "square": (5, 5)}
 SHAPES = {**MATRICES, "vector": (5,), "one": (1,), "empty": (0,)}
 STACKS = {"stack": (3, 6, 4), "wide_stack": (2, 4, 7)}
+EVERYTHING = {**SHAPES, **STACKS}
 
 
 class Net(nn.Module):

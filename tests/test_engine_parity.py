@@ -9,6 +9,7 @@ import torch
 from engines import (
     ALGORITHMS,
     ENGINES,
+    EVERYTHING,
     FUSED,
     RIVALS,
     SHAPES,
@@ -75,7 +76,7 @@ def test_many_steps_of_upstream(name: str, steps: range, data: st.DataObject) ->
 @settings(max_examples=15)
 @given(data=st.data())
 def test_many_steps_of_the_paper(name: str, steps: range, data: st.DataObject) -> None:
-    follows_the_paper(name, {**SHAPES, **STACKS}, steps, data.draw(settings_of(name)))
+    follows_the_paper(name, EVERYTHING, steps, data.draw(settings_of(name)))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -95,7 +96,7 @@ def test_the_calls_that_an_accelerator_gets(name: str, monkeypatch: pytest.Monke
     for module in (anyoptim.engines.arithmetic, anyoptim.engines.apollo):
         monkeypatch.setattr(module, "cached", lambda tensor: False)
     defaults = {each.name: each.default for each in anyoptim.optimizer_info(name).hyperparameters}
-    follows_the_paper(name, {**SHAPES, **STACKS}, range(1, 31), {**defaults, "rank": 2, "weight_decay": 0.1})
+    follows_the_paper(name, EVERYTHING, range(1, 31), {**defaults, "rank": 2, "weight_decay": 0.1})
 
 
 def follows_the_paper(name: str, shapes: dict[str, tuple[int, ...]], steps: range, given: dict[str, Any]) -> None:

@@ -9,19 +9,15 @@ from typing import Any
 import pytest
 import torch
 from architectures import NAMES, architecture
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from targets import matches, ours, routed
 from torch import nn
-from toys import arguments, bert, llama, lora, plain_steps, weights
+from toys import arguments, bert, llama, lora
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
-from transformers.pytorch_utils import Conv1D
 
 import anyoptim
 from anyoptim import TargetModulesError
 from anyoptim.names.role import LINEAR, Role
-from anyoptim.routing.routes import Routing
 from anyoptim.routing.structure import read_structure
-from anyoptim.text import collapse
 
 PATTERNS: list[Any] = [
     "all-linear",
@@ -34,20 +30,6 @@ PATTERNS: list[Any] = [
     r".*\.0\..*",
     r".*",
 ]
-
-
-def ours(model: nn.Module, target: Any) -> set[str]:
-    return {each.name for each in routed(model, target).targets}
-
-
-def routed(model: nn.Module, target: Any, name: str = "apollo_adamw", **overrides: Any) -> Routing:
-    routing = anyoptim.plan(name, model, optim_target_modules=target, **overrides).routing
-    assert routing is not None
-    return routing
-
-
-def matches(item: str, name: str) -> bool:
-    return item in name or re.fullmatch(item, name) is not None
 
 
 def beyond_nn_linear(model: nn.Module, target: Any) -> set[str]:
@@ -220,45 +202,6 @@ def test_a_tied_head_is_left_out_and_said() -> None:
         ours(model, ["predictions.decoder"])
 
 
-MOE = ["MixtralForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "GptOssForCausalLM"]
-
-
-@pytest.mark.parametrize("name", MOE)
-def test_experts_are_targets(name: str) -> None:
-    model = architecture(name)
-    stacks = {each for each, parameter in model.named_parameters() if parameter.dim() == 3}
-    assert stacks
-    for target in (
-        [r".*mlp.*"],
-        ["mlp"],
-        ["experts"],
-        "all-linear",
-        "hidden-matrices",
-        [r".*\.gate_up_proj", "down_proj"],
-    ):
-        assert stacks <= ours(model, target), target
-    planned = anyoptim.plan("apollo_adamw", model, optim_target_modules=["attn"])
-    assert any("expert stacks such as" in each and "% of the model) are no targets" in each for each in planned.advice)
-    planned = anyoptim.plan("apollo_adamw", model, optim_target_modules="all-linear", implementation="upstream")
-    assert any("the upstream implementation cannot take them" in each for each in planned.advice)
-
-
-def test_state_of_a_moe_model_falls_as_the_shapes_say() -> None:
-    model, rank = architecture("Qwen3MoeForCausalLM"), 4
-    planned = anyoptim.plan("apollo_adamw", model, optim_target_modules="all-linear", rank=rank)
-    expected = 0
-    for name, parameter in model.named_parameters():
-        *stack, rows, columns = (1, *parameter.shape) if parameter.dim() == 1 else parameter.shape
-        matrices = stack[0] if stack else 1
-        if parameter.dim() == 1 or "embed" in name:
-            expected += 2 * parameter.numel()
-        else:  # two moments of the short side, and the limiter's norm
-            expected += matrices * (2 * max(rows, columns) * rank + 1)
-    assert planned.state_bytes == 4 * expected
-    adamw = anyoptim.plan("adamw_torch", model).state_bytes
-    assert adamw is not None and planned.state_bytes < adamw / 4
-
-
 def test_modules_of_gpt2_are_targets() -> None:
     model = architecture("GPT2LMHeadModel")
     assert ours(model, ["attn"]) == {
@@ -305,177 +248,8 @@ def test_a_model_without_trainable_parameters() -> None:
             anyoptim.get_optimizer(name, model, optim_target_modules="all-linear" if name == "apollo_adamw" else None)
 
 
-class Experts(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.zeros(3, 2, 2))
-
-
-LEAVES: dict[str, Any] = {
-    "linear": lambda: nn.Linear(2, 2),
-    "frozen": lambda: nn.Linear(2, 2).requires_grad_(False),
-    "conv1d": lambda: Conv1D(2, 2),
-    "experts": Experts,
-    "norm": lambda: nn.LayerNorm(2),
-    "embedding": lambda: nn.Embedding(2, 2),
-    "convolution": lambda: nn.Conv2d(2, 2, 1),
-}
-NAMES_OF_MODULES = ["a", "b", "attn", "mlp", "norm", "0"]
-
-
-@st.composite
-def module_trees(draw: st.DrawFn, depth: int = 3) -> nn.Module:
-    kind = draw(st.sampled_from([*LEAVES, *["tree"] * 5]))
-    if depth == 0 or kind != "tree":
-        return LEAVES[kind if kind != "tree" else "linear"]()
-    tree = nn.Module()
-    for name in draw(st.lists(st.sampled_from(NAMES_OF_MODULES), max_size=4, unique=True)):
-        tree.add_module(name, draw(module_trees(depth=depth - 1)))
-    modules = list(tree.children())
-    if modules and draw(st.booleans()) and draw(st.booleans()):  # a module under two names
-        tree.add_module("again", modules[0])
-    return tree
-
-
-def first_match(model: nn.Module, patterns: list[str]) -> dict[str, str] | None:
-    """Which pattern chooses which parameter; ``None`` where one chooses nothing."""
-    kinds: tuple[dict[str, list[str]], dict[str, list[str]]] = ({}, {})
-    for name, module in model.named_modules():
-        for own, parameter in module.named_parameters(recurse=False):
-            alone = isinstance(module, nn.Embedding)
-            if parameter.requires_grad and (alone or (own in ("weight", "weights") and type(module) in MATRICES)):
-                full = f"{name}.{own}".lstrip(".")
-                kinds[alone][full] = [name, full] if own == "weights" else [name]
-    winners: dict[str, str] = {}
-    for item in patterns:
-        linear, embeddings = (
-            [p for p, names in kind.items() if any(matches(item, n) for n in names)] for kind in kinds
-        )
-        if not (linear or embeddings):
-            return None
-        for parameter_name in linear or embeddings:
-            winners.setdefault(parameter_name, item)
-    return winners
-
-
-MATRICES = (nn.Linear, Conv1D, Experts)
-ITEMS = st.sampled_from(["a", "b", "attn", "mlp", r".*a.*", r"b\..*", "0", "weights", r".*\.weights"])
-
-
-@settings(max_examples=300)
-@given(module_trees(), st.lists(ITEMS, min_size=1, max_size=4))
-def test_each_trainable_parameter_is_in_exactly_one_group(model: nn.Module, patterns: list[str]) -> None:
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    expected = first_match(model, patterns)
-    if not wanted or expected is None:
-        with pytest.raises(anyoptim.OptimError):
-            routed(model, patterns)
-        return
-    planned = anyoptim.plan("apollo_adamw", model, weight_decay=0.1, rank=1, optim_target_modules=patterns)
-    assert planned.routing is not None
-    placed = [id(parameter) for group in planned.groups for parameter in group["params"]]
-    assert sorted(placed) == sorted(map(id, wanted))
-    targets = {id(parameter) for group in planned.groups if "rank" in group for parameter in group["params"]}
-    named = dict(model.named_parameters())
-    assert targets == {id(named[name]) for name in expected}
-    assert {each.name: each.choice.rule for each in planned.routing.routes if each.choice} == expected
-
-
-ENTRIES = st.lists(
-    st.fixed_dictionaries(
-        {"match": st.sampled_from(["a", "b", "bias$", r"^a\.", "norm", "weight", r"\.0\."])},
-        optional={
-            "weight_decay": st.sampled_from([0.0, 0.5]),
-            "lr_ratio": st.sampled_from([0.5, 2.0]),
-            "eps": st.just(0.1),
-        },
-    ).filter(lambda entry: len(entry) > 1),
-    min_size=1,
-    max_size=3,
-)
-
-
-@settings(max_examples=300)
-@given(module_trees(), ENTRIES)
-def test_of_the_entries_that_match_a_parameter_the_first_one_counts(model: nn.Module, entries: list[Any]) -> None:
-    trainable = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    unmatched = [entry for entry in entries if not any(re.search(entry["match"], name) for name in trainable)]
-    if not trainable or unmatched:
-        with pytest.raises(anyoptim.OptimError, match=re.escape(repr(unmatched[0]["match"])) if trainable else ""):
-            anyoptim.plan("adamw_torch", model, groups=entries)
-        return
-    groups = anyoptim.plan("adamw_torch", model, lr=0.1, weight_decay=0.3, groups=entries).groups
-    held = {id(parameter): group for group in groups for parameter in group["params"]}
-    assert len(held) == sum(len(group["params"]) for group in groups) == len(trainable)
-    decaying = Trainer.get_decay_parameter_names(None, model)
-    for name, parameter in trainable.items():
-        entry = next((each for each in entries if re.search(each["match"], name)), {})
-        group: Any = held[id(parameter)]
-        assert group["weight_decay"] == entry.get("weight_decay", 0.3 if name in decaying else 0.0)
-        assert group.get("lr", 0.1) == 0.1 * entry.get("lr_ratio", 1.0)
-        assert group.get("eps") == entry.get("eps")
-
-
-def test_groups_are_split_by_device_mesh() -> None:
-    """One process with gloo is enough for two meshes; the Trainer splits its own groups alike."""
-    from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
-
-    torch.distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
-    try:
-        model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
-        for index, shape in ((0, (1,)), (1, (1, 1))):
-            mesh = init_device_mesh("cpu", shape)
-            weight = distribute_tensor(model[index].weight.data, mesh, [Replicate()] * len(shape))
-            model[index].weight = nn.Parameter(weight)
-        groups = anyoptim.plan("adamw_torch", model, weight_decay=0.1).groups
-        assert [len(group["params"]) for group in groups] == [1, 1, 1, 0]
-        assert [group["weight_decay"] for group in groups] == [0.1, 0.1, 0.1, 0.0]
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def test_layers_are_written_as_ranges() -> None:
-    names = [f"layers.{layer}.{part}.weight" for layer in range(12) for part in ("q", "k")] + ["head.weight"]
-    assert [(text, len(members)) for text, members in collapse(names)] == [
-        ("layers.{0..11}.q.weight", 12),
-        ("layers.{0..11}.k.weight", 12),
-        ("head.weight", 1),
-    ]
-    assert [text for text, _ in collapse(["a.0.w", "a.2.w"])] == ["a.{0,2}.w"]
-
-
 def test_a_large_model_plans_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=80, hidden_size=8192, intermediate_size=28672))
     plan = anyoptim.plan("apollo_adamw", model, optim_target_modules=["attn", "mlp"])
     assert len(plan.routing.targets) == 80 * 7
-
-
-# ---------------------------------------------------------------- pairs of LoRA
-
-
-def test_what_takes_pairs_of_lora_trains_them() -> None:
-    model = lora()
-    optimizer = anyoptim.get_optimizer("pytorch_optimizer/lorarite", model, lr=1e-2)
-    before = weights(model)
-    plain_steps(model, optimizer, 5)
-    moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
-    assert moved == {name for name, each in model.named_parameters() if each.requires_grad}
-
-
-@pytest.mark.parametrize(
-    ("model", "given"),
-    [
-        (llama, {}),
-        (lambda: lora(modules_to_save=["lm_head"]), {}),
-        (lora, {"lora_plus_ratio": 16.0}),
-        (lora, {"groups": [{"match": r"layers\.0\..*lora_B", "weight_decay": 0.1}]}),
-    ],
-)
-def test_what_takes_pairs_of_lora_refuses_anything_else(model: Any, given: dict[str, Any]) -> None:
-    with pytest.raises(anyoptim.UnsupportedError, match="trains pairs of a LoRA A and its B, in one group each"):
-        anyoptim.plan("pytorch_optimizer/lorarite", model(), **given)
-
-
-def test_a_whole_pair_may_have_settings_of_its_own() -> None:
-    assert len(anyoptim.plan("pytorch_optimizer/lorarite", lora(), optim_args=r"layers\.0\.@lr_ratio=0.1").groups) == 3

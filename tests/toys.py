@@ -144,3 +144,13 @@ def plain_steps(model: torch.nn.Module, optimizer: Any, count: int = 20, seed: i
         optimizer.zero_grad()
     if hasattr(optimizer, "eval"):
         optimizer.eval()
+
+
+def values_by_parameter(optimizer: Any, model: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """Every parameter's hyperparameters by its name."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[parameter]: {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
