@@ -170,7 +170,7 @@ def weights_stay_while_state_is_made(optimizer: Optimizer, place_of: PlaceOf) ->
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             if parameter.grad is not None:
                 kept[parameter] = parameter.detach().clone()
-                parameter.grad.copy_(kept[parameter]).add_(1)
+                parameter.grad.fill_(1)
 
     def after(_: Optimizer, *__: object) -> None:
         for parameter, weight in kept.items():
