@@ -200,7 +200,7 @@ def test_taking_ones_for_values_finds_what_a_real_step_finds(name: str, monkeypa
     real = state_memory(planned)
     if "a real step" not in real.method:
         return  # this version of the package needs none
-    monkeypatch.setattr("anyoptim.memory.state.ATTEMPTS", ATTEMPTS[-1:])
+    monkeypatch.setattr("anyoptim.memory.first_step.ATTEMPTS", ATTEMPTS[-1:])
     guessed = state_memory(planned)
     assert real.total is not None
     if guessed.total is None:  # kernels of its own, or shapes that depend on values: a large model is not answered

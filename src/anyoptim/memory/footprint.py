@@ -16,7 +16,8 @@ from torch.distributed.tensor import Shard as ShardOf
 
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.errors import OptimError, UnsupportedError, did_you_mean
-from anyoptim.memory.state import Shard, StateMemory, local_bytes, state_memory
+from anyoptim.memory.first_step import Shard
+from anyoptim.memory.state import StateMemory, local_bytes, state_memory
 from anyoptim.routing.layers import layer_numbers
 
 

@@ -18,7 +18,9 @@ from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import resolve
 from anyoptim.building.assemble import RATIO_LEFT, adopt, construct
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.building.records import built
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
+from anyoptim.memory.fitting import FitsOnly
 from anyoptim.memory.footprint import Footprint, footprint
 from anyoptim.memory.state import StateMemory, state_memory
 from anyoptim.names.lookup import optimizer_info
@@ -104,6 +106,7 @@ class Plan(Blueprint):
             each.load()  # a missing package is said before any advice
         self._say()
         optimizer = construct(self, params, **changed)
+        self._expect(optimizer)
         self._log()
         return optimizer
 
@@ -111,7 +114,14 @@ class Plan(Blueprint):
         """Take over what somebody else has built of the plan's class and keywords, as if ``construct()`` had."""
         self._say()
         adopt(self, optimizer)
+        self._expect(optimizer)
         self._log()
+
+    def _expect(self, optimizer: Optimizer) -> None:
+        """Let what was built refuse state that its steps could not use."""
+        inside = built(optimizer)
+        if inside is not None:
+            FitsOnly(self, inside)
 
     def _say(self) -> None:
         """Give each piece of advice, and what the licence forbids, as a warning."""

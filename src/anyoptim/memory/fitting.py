@@ -1,0 +1,161 @@
+"""Loaded state is refused where a step could not use it: a fused kernel, which does not look at shapes, crashes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from anyoptim.building.blueprint import Blueprint
+from anyoptim.building.records import record_of
+from anyoptim.errors import CheckpointError
+from anyoptim.memory.first_step import FEW, after_one_step, kinds, try_a_step
+from anyoptim.memory.state import bytes_from_few
+from anyoptim.routing.groups import GroupDict
+
+_Differs = Callable[[object, object, str], str]
+"""Takes what is held, what is expected and its name, and says what differs, or \"\"."""
+
+
+class FitsOnly:
+    """Refuses loaded state whose keys, shapes or dtypes are not those that the first step would make.
+
+    Keys that only later steps make may be there, and a parameter may have no state at all. On a device mesh, torch's
+    distributed checkpoints make the state before they load, and that one counts. ``torch.optim.Optimizer`` casts loaded
+    state to the parameter's dtype: what the first step makes in float32 beside bf16 parameters is put back as saved.
+
+    Args:
+        plan: by which the optimizer was built.
+        optimizer: it has hooks for what it loads from now on.
+    """
+
+    def __init__(self, plan: Blueprint, optimizer: Optimizer) -> None:
+        self._plan = plan
+        self._expected: dict[object, object] = {}
+        self._saved: dict[object, object] = {}
+        # before any hook changes what stands there, and after any class has cast it
+        optimizer.register_load_state_dict_pre_hook(self._refuse_shapes, prepend=True)
+        optimizer.register_load_state_dict_post_hook(self._refuse_dtypes)
+
+    def _refuse_shapes(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        saved = state_dict.get("param_groups", [])
+        if [len(group["params"]) for group in saved] != [len(group["params"]) for group in optimizer.param_groups]:
+            return  # whoever loads it says so
+        self._expected = self._first_state(optimizer, saved)
+        places = {key: index for index, key in enumerate(key for group in saved for key in group["params"])}
+        self._saved = {places.get(key, key): held for key, held in state_dict.get("state", {}).items()}
+        for place, held in self._saved.items():
+            self._refuse(optimizer, place, held, _other_shape)
+
+    def _refuse_dtypes(self, optimizer: Optimizer) -> None:
+        places: dict[object, int] = {each: index for index, each in enumerate(_parameters(optimizer))}
+        for key, held in optimizer.state.items():
+            place = places.get(key, key)
+            _put_back(held, self._saved.get(place), self._expected.get(place))
+            self._refuse(optimizer, place, held, _other_dtype)
+        self._expected, self._saved = {}, {}
+
+    def _refuse(self, optimizer: Optimizer, place: object, held: object, differs: _Differs) -> None:
+        expected = self._expected.get(place)
+        found = differs(held, expected, "state") if expected is not None and held != {} else ""
+        if found:
+            raise CheckpointError(
+                f"This state of {self._plan.spec.name} does not fit {self._name(optimizer, place)}: {found}."
+                " Resume with the model and the settings that it was written with, or start the optimizer afresh."
+            )
+
+    def _name(self, optimizer: Optimizer, place: object) -> str:
+        parameter = dict(enumerate(_parameters(optimizer))).get(place)  # type: ignore[call-overload]  # or a word
+        routes = self._plan.routing.routes if self._plan.routing else ()
+        return next((each.name for each in routes if each.parameter is parameter), f"its {place}")
+
+    def _first_state(self, optimizer: Optimizer, saved: Sequence[Mapping[str, object]]) -> dict[object, object]:
+        """Return what the first step would make, by a parameter's place or by the word that stands for none."""
+        if any(isinstance(each, DTensor) for each in _parameters(optimizer)):
+            places: dict[object, int] = {each: index for index, each in enumerate(_parameters(optimizer))}
+            return {places.get(key, key): held for key, held in optimizer.state.items()}
+        plan = dataclasses.replace(self._plan, groups=tuple(self._groups(optimizer, saved)))
+        found, _ = try_a_step(plan, lambda: _state_of_each(plan))
+        return found or {}
+
+    def _groups(self, optimizer: Optimizer, saved: Sequence[Mapping[str, object]]) -> Iterator[GroupDict]:
+        """Yield the groups that the optimizer will have: a state dict brings its hyperparameters with it."""
+        record = record_of(optimizer)
+        keys = {each.key for each in record.places.values()} if record else set()
+        for group, old in zip(optimizer.param_groups, saved, strict=True):
+            brought: Any = {**group, **{key: old[key] for key in keys if key in old and key in group}}
+            yield brought
+
+
+def _state_of_each(plan: Blueprint) -> dict[object, object]:
+    """Return what a state dict holds after one step, by the place of each parameter in the plan."""
+    most = FEW if plan.implementation.takes_groups else None
+    optimizer = after_one_step(plan, most)
+    if most is not None and bytes_from_few(plan, optimizer) is None:
+        most = None
+        optimizer = after_one_step(plan, most)
+    state = optimizer.state_dict().get("state", {})
+    place = {each: index for index, each in enumerate(each for group in plan.groups for each in group["params"])}
+    found: dict[object, object] = {key: held for key, held in state.items() if isinstance(key, str)}
+    stepped = 0
+    for same in (same for group in kinds(plan) for same in group):
+        few = [*range(stepped, stepped + len(same[:most]))]
+        stepped += len(few)
+        found.update((place[each], state.get(few[min(at, len(few) - 1)])) for at, each in enumerate(same))
+    return found
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def _other_shape(held: object, expected: object, name: str) -> str:
+    """Return which key is missing or of another shape, or ""."""
+    if isinstance(expected, Mapping):
+        if not isinstance(held, Mapping):
+            return f"its {name} is no mapping"
+        missing = [key for key in expected if key not in held]
+        if missing:
+            return f"it has no {missing[0]}"
+        return next(filter(None, (_other_shape(held[key], each, str(key)) for key, each in expected.items())), "")
+    if not isinstance(expected, Tensor):
+        return ""  # plain values, which are numbers of every kind in some packages
+    if not isinstance(held, Tensor):
+        return f"its {name} is no tensor" if expected.dim() else ""
+    same = held.shape == expected.shape or _is_count(expected, held) or not expected.numel()  # to be made later
+    return "" if same else f"its {name} is of shape {tuple(held.shape)}, not {tuple(expected.shape)}"
+
+
+def _other_dtype(held: object, expected: object, name: str) -> str:
+    """Return which tensor is of another dtype, or ""."""
+    if isinstance(expected, Mapping) and isinstance(held, Mapping):
+        pairs = ((held[key], each, str(key)) for key, each in expected.items() if key in held)
+        return next(filter(None, (_other_dtype(*pair) for pair in pairs)), "")
+    if isinstance(expected, Tensor) and isinstance(held, Tensor) and held.dtype != expected.dtype:
+        if _is_count(expected, held):
+            return ""
+        return f"its {name} is {held.dtype}, not {expected.dtype}"
+    return ""
+
+
+def _put_back(held: object, saved: object, expected: object) -> None:
+    """Put saved tensors of the expected dtype in the place of what was only cast since."""
+    if not (isinstance(held, MutableMapping) and isinstance(saved, Mapping) and isinstance(expected, Mapping)):
+        return
+    for key in held.keys() & saved.keys() & expected.keys():
+        now, before, then = held[key], saved[key], expected[key]
+        if not (isinstance(now, Tensor) and isinstance(before, Tensor) and isinstance(then, Tensor)):
+            _put_back(now, before, then)
+        elif now.dtype != then.dtype == before.dtype and torch.equal(before.to(now), now):
+            held[key] = before.to(now.device, copy=True)
+
+
+def _is_count(*tensors: Tensor) -> bool:
+    """Whether tensors hold one number each, which packages keep in any shape and dtype."""
+    return all(each.numel() == 1 for each in tensors)
