@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 STATE_DICT_KEY = "anyoptim"
+_ANOTHER_RATE = (
+    " For another learning_rate, begin a new run with the checkpoint's weights, from_pretrained('.../checkpoint-N'),"
+    " and without resume_from_checkpoint."
+)
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,7 @@ _records: WeakKeyDictionary[Optimizer, Record] = WeakKeyDictionary()
 
 
 def stamp(optimizer: Optimizer, spec: OptimizerSpec, settings: Settings) -> None:
-    """Remember what an optimizer is, write it into its state dicts, and refuse those of another one.
-
-    Raises:
-        CheckpointError: from the optimizer's ``load_state_dict``, before anything is loaded.
-    """
+    """Remember what an optimizer is, write it into its state dicts, and say what those that it loads change."""
     implementation = settings.implementation
     writer = Writer(spec.name, implementation.name, implementation.package, _version(implementation.package))
     _records[optimizer] = Record(
@@ -111,7 +111,7 @@ def stamp(optimizer: Optimizer, spec: OptimizerSpec, settings: Settings) -> None
         spec.traits,
     )
     optimizer.register_state_dict_post_hook(_sign)
-    optimizer.register_load_state_dict_pre_hook(_check)
+    optimizer.register_load_state_dict_pre_hook(_say_what_it_brings)
     optimizer.register_load_state_dict_post_hook(_complete)
 
 
@@ -190,12 +190,8 @@ def refuse_other(written_by: Mapping[str, object], optimizer: Any, where: str) -
         )
 
 
-def _sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    state_dict[STATE_DICT_KEY] = asdict(_records[optimizer].writer)
-
-
-def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Refuse a state dict of another optimizer, and say which hyperparameters it brings with it."""
+def refuse_state_of_another(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """Raise a ``CheckpointError`` if a state dict is another optimizer's, or of other groups."""
     record = _records[optimizer]
     saved, live = state_dict["param_groups"], optimizer.param_groups
     written_by = state_dict.get(STATE_DICT_KEY)
@@ -212,14 +208,26 @@ def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             f"This state of {record.writer.name} has groups of {sizes[0]} parameters, the optimizer of {sizes[1]};"
             " resume with the model, optim_target_modules and frozen parameters that it was written with."
         )
+
+
+def _sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    state_dict[STATE_DICT_KEY] = asdict(_records[optimizer].writer)
+
+
+def _say_what_it_brings(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Warn of each hyperparameter that a state dict overrules."""
+    record = _records[optimizer]
+    saved, live = state_dict["param_groups"], optimizer.param_groups
     for name, place in record.places.items():
-        before = dict(place.values(saved))
-        pairs = [(before[index], value) for index, value in place.values(live) if index in before]
-        changed = [pair for pair in pairs if place.key != "lr" and pair[1] is not None and not _among(*pair)]
+        is_rate = place.key == "lr"
+        planned = replace(place, key="initial_lr") if is_rate else place  # a rate may be scheduled since
+        before = dict(planned.values(saved))
+        pairs = [(before[index], value) for index, value in planned.values(live) if index in before]
+        changed = [pair for pair in pairs if pair[1] is not None and not _among(*pair)]
         if changed:
             warnings.warn(
                 f"{record.writer.name}: {name}={changed[0][1]} has no effect: the state that is resumed was written"
-                f" with {name}={changed[0][0]}, which goes on.",
+                f" with {name}={changed[0][0]}, which goes on." + (_ANOTHER_RATE if is_rate else ""),
                 stacklevel=5,
             )
 

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from anyoptim.building.blueprint import Blueprint
-from anyoptim.building.records import record_of
+from anyoptim.building.records import record_of, refuse_state_of_another
 from anyoptim.errors import CheckpointError
 from anyoptim.memory.first_step import FEW, after_one_step, kinds, try_a_step
 from anyoptim.memory.state import bytes_from_few
@@ -23,7 +23,7 @@ _Differs = Callable[[object, object, str], str]
 
 
 class FitsOnly:
-    """Refuses loaded state whose keys, shapes or dtypes are not those that the first step would make.
+    """Refuses loaded state of another optimizer, and of other keys, shapes or dtypes than the first step would make.
 
     Keys that only later steps make may be there, and a parameter may have no state at all. On a device mesh, torch's
     distributed checkpoints make the state before they load, and that one counts. ``torch.optim.Optimizer`` casts loaded
@@ -43,9 +43,8 @@ class FitsOnly:
         optimizer.register_load_state_dict_post_hook(self._refuse_dtypes)
 
     def _refuse_shapes(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-        saved = state_dict.get("param_groups", [])
-        if [len(group["params"]) for group in saved] != [len(group["params"]) for group in optimizer.param_groups]:
-            return  # whoever loads it says so
+        refuse_state_of_another(optimizer, state_dict)
+        saved = state_dict["param_groups"]
         self._expected = self._first_state(optimizer, saved)
         places = {key: index for index, key in enumerate(key for group in saved for key in group["params"])}
         self._saved = {places.get(key, key): held for key, held in state_dict.get("state", {}).items()}
