@@ -65,6 +65,22 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class SayStarted(TrainerCallback):
+    """Says that training has begun, by a file."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        Path(args.output_dir, "started").touch()
+
+
+def until_killed(folder: str, fields: dict[str, Any]) -> None:
+    """Train as usual; for a process of its own, which somebody kills."""
+    torch.set_num_threads(1)
+    with anyoptim.enable(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(Path(folder), fields, callbacks=[SayStarted()])
+        Path(folder, "finished").touch()
+
+
 class KilledInOptimizer(Trainer):
     """Is killed in the second save, half of ``optimizer.pt`` written."""
 

@@ -112,11 +112,12 @@ class Case:
     In fp64, where a right algorithm agrees to the last digits; DeepSpeed has fp32 only, so its rates are moderate.
     """
 
-    def __init__(self, case: str, mode: str, folder: Path) -> None:
+    def __init__(self, case: str, mode: str, folder: Path, save_steps: int = SAVED) -> None:
         self.name, _, more = case.partition(",")
         fused = more == "fused"
         self.mode = mode
         self.folder = folder / mode / case
+        self.save_steps = save_steps
         self.in_fp32 = mode.startswith("zero")
         self.alone = "RANK" not in os.environ
         needs = toys.needs_of(self.name)
@@ -147,7 +148,7 @@ class Case:
 
     def run(self, *, resume: bool = False) -> tuple[Trainer, Watch]:
         model = toys.llama() if self.in_fp32 else toys.llama().double()
-        saving = {} if self.alone or self.in_fp32 else {"save_strategy": "steps", "save_steps": SAVED}
+        saving = {} if self.alone or self.in_fp32 else {"save_strategy": "steps", "save_steps": self.save_steps}
         args = TrainingArguments(**toys.run_arguments(self.folder, **self.fields, **saving))
         watch = Watch()
         with contextlib.ExitStack() as stack:

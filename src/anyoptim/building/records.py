@@ -193,6 +193,10 @@ def refuse_other(written_by: Mapping[str, object], optimizer: Any, where: str) -
 def refuse_state_of_another(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
     """Raise a ``CheckpointError`` if a state dict is another optimizer's, or of other groups."""
     record = _records[optimizer]
+    if "param_groups" not in state_dict:
+        raise CheckpointError(
+            f"This state has no param_groups, so {record.writer.name} cannot be resumed from it. Start it afresh."
+        )
     saved, live = state_dict["param_groups"], optimizer.param_groups
     written_by = state_dict.get(STATE_DICT_KEY)
     if written_by is not None:

@@ -56,6 +56,7 @@ _EVERY_CHECK = (
         "DTensor",
         "deepcopy and pickle",
         "load hooks",
+        "other state",
     ),
 )
 _ENGINES = (
@@ -86,6 +87,7 @@ _ENGINES = (
                             "DTensor",
                             "deepcopy and pickle",
                             "load hooks",
+                            "other state",
                         ),
                         "its step is a backward pass of its own",
                     ),

@@ -139,6 +139,7 @@ SPECS = indexed(
             "its weights are made anew from sums over all steps": "dadaptadan madgrad",
         },
         "load hooks": {"its state dict has a form of its own": "magma"},
+        "other state": {"its state dict has a form of its own": "magma"},
         "decay groups": {"it takes one group": "emofact emolynx emonavi"},
         "per-group rate": {
             "its first velocity is in units of 1 / lr": "gravity",

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from anyoptim.errors import CheckpointError, OptimError
 from anyoptim.integrations.whole import recorded
@@ -77,9 +78,11 @@ def _reason(error: BaseException) -> str:
 
 def _unreadable(checkpoint: Path) -> str:
     """Return the first file that cannot be read, by its name in the checkpoint, or ""."""
-    for path in sorted(each for each in checkpoint.rglob("*") if each.suffix in _READERS):
+    for path in sorted(checkpoint.rglob("*")):
+        read = _READERS.get(path.suffix or path.name)
         try:
-            _READERS[path.suffix](path)
+            if read is not None:
+                read(path)
         except Exception as error:  # bytes that were changed may be any program of the unpickler
             if _STRANGER not in str(error):
                 return path.relative_to(checkpoint).as_posix()
@@ -99,6 +102,10 @@ def _read_json(path: Path) -> None:
     json.loads(path.read_text(encoding="utf-8"))
 
 
+def _read_metadata(path: Path) -> None:
+    FileSystemReader(path.parent).read_metadata()
+
+
 _STRANGER = "Unsupported global"  # torch's words
 _READERS: Mapping[str, Callable[[Path], None]] = {
     ".pt": _read_tensors,
@@ -106,4 +113,5 @@ _READERS: Mapping[str, Callable[[Path], None]] = {
     ".bin": _read_tensors,
     ".safetensors": _read_safetensors,
     ".json": _read_json,
+    ".metadata": _read_metadata,
 }

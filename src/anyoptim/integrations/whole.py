@@ -32,8 +32,10 @@ def whole_checkpoint(wanted: Any, output_dir: str) -> Any:
         flaw = _flaw(Path(wanted))
         if flaw:
             last = next((each for each in _checkpoints(Path(wanted).parent) if not _flaw(each)), None)
-            mend = f" Resume from {last}, the last whole one." if last else ""
-            raise CheckpointError(f"Can't find a valid checkpoint at {wanted}: {flaw}.{mend or _changed(flaw)}")
+            mend = f"Resume from {last}, the last whole one." if last else "Start without resuming."
+            if not last and Path(wanted, manifest.NAME).exists():
+                mend = f"If it was changed on purpose, delete its {manifest.NAME}."
+            raise CheckpointError(f"Can't find a valid checkpoint at {wanted}: {flaw}. {mend}")
         return wanted
     if wanted is not True:
         return wanted
@@ -126,12 +128,6 @@ def _flaw_of_step(checkpoint: Path, written: manifest.Manifest | None) -> str:
     named = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
     steps = {written.step, trainer_state(checkpoint)["global_step"], *([int(named[1])] if named else [])}
     return f"it holds files of step {min(steps)} and of step {max(steps)}" if len(steps) > 1 else ""
-
-
-def _changed(flaw: str) -> str:
-    """Return what to do where a file that is listed was changed on purpose."""
-    listed = " were written" in flaw or "was written" in flaw or "missing" in flaw
-    return f" If that was on purpose, delete its {manifest.NAME}." if listed else ""
 
 
 def _missing_rank(checkpoint: Path) -> str:

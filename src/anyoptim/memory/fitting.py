@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from anyoptim.memory.first_step import FEW, after_one_step, kinds, try_a_step
 from anyoptim.memory.state import bytes_from_few
 from anyoptim.routing.groups import GroupDict
 
+_LISTS = (list, tuple, deque)
 _Differs = Callable[[object, object, str], str]
 """Takes what is held, what is expected and its name, and says what differs, or \"\"."""
 
@@ -123,6 +125,8 @@ def _other_shape(held: object, expected: object, name: str) -> str:
         if missing:
             return f"it has no {missing[0]}"
         return next(filter(None, (_other_shape(held[key], each, str(key)) for key, each in expected.items())), "")
+    if isinstance(expected, _LISTS) and isinstance(held, _LISTS):  # which may grow
+        return next(filter(None, (_other_shape(*pair, name) for pair in zip(held, expected, strict=False))), "")
     if not isinstance(expected, Tensor):
         return ""  # plain values, which are numbers of every kind in some packages
     if not isinstance(held, Tensor):
@@ -136,6 +140,8 @@ def _other_dtype(held: object, expected: object, name: str) -> str:
     if isinstance(expected, Mapping) and isinstance(held, Mapping):
         pairs = ((held[key], each, str(key)) for key, each in expected.items() if key in held)
         return next(filter(None, (_other_dtype(*pair) for pair in pairs)), "")
+    if isinstance(expected, _LISTS) and isinstance(held, _LISTS):
+        return next(filter(None, (_other_dtype(*pair, name) for pair in zip(held, expected, strict=False))), "")
     if isinstance(expected, Tensor) and isinstance(held, Tensor) and held.dtype != expected.dtype:
         if _is_count(expected, held):
             return ""

@@ -15,7 +15,7 @@ from anyoptim.testing.checks.groups import (
 )
 from anyoptim.testing.checks.runs import accumulates_gradients, loads_weights_only, logged_losses, resumes, trains
 from anyoptim.testing.checks.sharding import resumes_sharded, shards
-from anyoptim.testing.checks.state import copies, load_hooks, predicts_memory, state_on_device
+from anyoptim.testing.checks.state import copies, load_hooks, predicts_memory, refuses_other_state, state_on_device
 from anyoptim.testing.checks.steps import (
     bf16_parameters,
     compiles,
@@ -48,6 +48,7 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "device": state_on_device,
     "deepcopy and pickle": copies,
     "load hooks": load_hooks,
+    "other state": refuses_other_state,
     "fused backward": fused_backward,
     "reentrant checkpointing": reentrant_checkpointing,
     "accumulation": accumulates_gradients,

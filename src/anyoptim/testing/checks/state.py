@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from anyoptim.errors import CheckpointError
 from anyoptim.memory.state import measured_state_bytes
-from anyoptim.testing.checks.verdicts import NotApplicable, expect
+from anyoptim.testing.checks.verdicts import Failure, NotApplicable, expect
 from anyoptim.testing.subject import Subject, moved, tensors, weights
 from anyoptim.text import format_bytes
 
@@ -80,6 +82,30 @@ def load_hooks(subject: Subject) -> str:
     expect(not any(bool(each.any()) for each in _floats(loaded)), "what a hook returned was not loaded")
     expect(called == [True], f"a hook for what comes after ran {len(called)} times")
     return "loaded as hooks return it"
+
+
+def refuses_other_state(subject: Subject) -> str:
+    """State of another shape is refused before a step, which a fused kernel would not survive; its own is not."""
+    model = subject.model()
+    optimizer = subject.build(model)
+    for seed in range(3):
+        subject.step(model, optimizer, seed)
+    saved = optimizer.state_dict()
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    subject.build(subject.model()).load_state_dict(torch.load(file, weights_only=False))  # of our own making
+    first = next((each for each in tensors(saved["state"]) if each.numel() > 1), None)
+    if first is None:
+        raise NotApplicable("its state has no shapes")
+    emptied = tree_map(lambda each: torch.empty(0, dtype=first.dtype) if each is first else each, saved)
+    loading = subject.build(subject.model())
+    try:
+        loading.load_state_dict(emptied)
+    except CheckpointError as error:
+        expect("does not fit" in str(error), f"it was refused otherwise: {error}")
+        return "an emptied tensor is refused by name"
+    raise Failure("an emptied tensor was loaded")
 
 
 def _floats(optimizer: torch.optim.Optimizer) -> list[Tensor]:
