@@ -10,7 +10,6 @@ import posixpath
 import re
 from pathlib import Path
 
-from jinja2 import Environment
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -18,10 +17,10 @@ from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 from mkdocs.utils.templates import TemplateContext
 from site_commands import commands_page
-from site_languages import ALTERNATE, alternates, language
+from site_languages import ALTERNATE, alternates, language, navigation
 from site_matrix import with_filters
 from site_names import hyperparameters, index_page, name_page, names
-from site_search import boost, name_entries
+from site_search import boost
 
 from anyoptim.names.lookup import optimizer_info
 
@@ -54,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put tables of hyperparameters and links to copies into the places for them, and say how search ranks the page."""
     uri = page.file.src_uri
-    page.meta["search"] = boost(uri)
+    page.meta["search"] = {"boost": boost(uri)}
 
     def to_copy(match: re.Match[str]) -> str:
         path = outside(uri, match[1])
@@ -68,19 +67,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Make the matrix a table that can be filtered."""
-    return with_filters(html) if page.file.src_uri == "matrix.md" else html
+    """Make the matrix a table that can be filtered, as wide as the page."""
+    if page.file.src_uri != "matrix.md":
+        return html
+    page.meta["hide"] = ["toc"]
+    return with_filters(html)
 
 
-def on_env(env: Environment, config: MkDocsConfig, files: Files) -> None:
-    """Let search find a name by what the name is, and not by what all names have in common."""
-    config.plugins["material/search"].search_index.entries += name_entries()  # type: ignore[attr-defined]  # material's
-
-
-def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, nav: Navigation) -> None:
-    """Give a page the theme's words in its language, and a link to the other one."""
-    config.theme["language"] = language(page.file.src_uri)
-    config.extra["alternate"] = alternates(page.file.src_uri, {each.file.src_uri: each.url for each in nav.pages})
+def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, nav: Navigation) -> TemplateContext:
+    """Give a page the theme's words and the navigation in its language, and a link to the other one."""
+    uri = page.file.src_uri
+    config.theme["language"] = language(uri)
+    config.extra["alternate"] = alternates(uri, {each.file.src_uri: each.url for each in nav.pages})
+    context["nav"] = navigation(nav, uri)
+    return context
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from mkdocs.structure.nav import Navigation, Section
+from mkdocs.structure.pages import Page
+
 _NAMES = {"en": "English", "ko": "한국어"}
+_UNTRANSLATED = "영어 문서"
 ALTERNATE = re.compile(r'\s*<link rel="alternate" [^>]*>')
 """What the theme writes into a page's head for ``extra.alternate``, beside the switch in its header."""
 
@@ -29,6 +33,21 @@ def alternates(uri: str, urls: Mapping[str, str]) -> list[dict[str, str]]:
         {"name": _NAMES[each], "lang": each, "link": urls.get(file) or urls[_start(each)]}
         for each, file in found.items()
     ]
+
+
+def navigation(nav: Navigation, uri: str) -> Navigation:
+    """Return what a page's side bar shows: beside a Korean page the Korean ones, then what there is in English only.
+
+    Args:
+        nav: as mkdocs.yml writes it.
+        uri: the page's file.
+    """
+    if language(uri) == "en":
+        return nav
+    pages = {each.file.src_uri: each for each in nav.pages}
+    korean: list[Page | Section] = [page for each, page in pages.items() if language(each) == "ko"]
+    english = [page for each, page in pages.items() if language(each) == "en" and f"ko/{each}" not in pages]
+    return Navigation([*korean, Section(_UNTRANSLATED, english)], nav.pages)
 
 
 def _start(of: str) -> str:

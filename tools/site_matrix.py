@@ -1,4 +1,4 @@
-"""The matrix in the site: names lead to their pages, and what is not ✓ says why; docs/javascripts/matrix.js filters it."""
+"""The matrix in the site: names lead to their pages, what is not ✓ says why, and docs/javascripts/matrix.js filters it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+
+from site_search import EXCLUDE
 
 MATRIX = Path(__file__).parent.parent / "docs" / "matrix.json"
 _TABLE = re.compile(r"<table>\s*<thead>(?P<head>.*?)</thead>(?P<body>.*?)</table>", re.DOTALL)
@@ -27,9 +29,10 @@ def with_filters(html: str) -> str:
         columns = _HEAD.findall(table["head"])
         head = "".join(f'<th scope="col"><span>{each}</span></th>' for each in columns)
         body = _ROW.sub(lambda row: _row(row, columns[2:], names[row["name"]]["checks"]), table["body"])
-        return f'<div class="matrix" tabindex="0"><table class="names"><thead><tr>{head}</tr></thead>{body}</table></div>'
+        return f'<div class="matrix" tabindex="0" {EXCLUDE}><table class="names"><thead><tr>{head}</tr></thead>{body}</table></div>'
 
-    return _TABLE.sub(boxed, html, count=1)
+    unlisted = html.replace("<h3 ", f"<h3 {EXCLUDE} ")  # reasons: search would find all names in them
+    return _TABLE.sub(boxed, unlisted, count=1)
 
 
 def _row(row: re.Match[str], checks: list[str], verdicts: Mapping[str, tuple[str, str]]) -> str:

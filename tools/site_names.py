@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.exceptions import PluginError
+from site_search import EXCLUDE
 
 import anyoptim
 from anyoptim.arguments.overrides import GROUP_OPTIONS
@@ -45,7 +46,7 @@ def name_page(name: str) -> str:
     facts = {
         "other names": ", ".join(f"`{each}`" for each in spec.aliases),
         "paper": linked(spec.paper),
-        "usual learning rates": f"{spec.usual_lr[0]:g} to {spec.usual_lr[1]:g}" if spec.usual_lr else "",
+        "usual `lr`": f"{spec.usual_lr[0]:g} to {spec.usual_lr[1]:g}" if spec.usual_lr else "",
         "what is built": f"`{implementation.class_path}` of {implementation.package}",
         "licence": (implementation.licence or "not stated")
         + ("" if implementation.commercial else ": not for commercial use"),
@@ -60,15 +61,20 @@ def name_page(name: str) -> str:
     lines += [f"| {key} | {cell(value)} |" for key, value in facts.items() if value]
     limits = {**implementation.may_fail, **({"training": implementation.unusable} if implementation.unusable else {})}
     if limits:
-        lines += ["", "## Limits", "", *(f"- {key}: {reason}" for key, reason in sorted(limits.items()))]
-    lines += ["", "## Use it", "", *_use(spec), "", "## Hyperparameters", "", hyperparameters(spec)]
+        lines += ["", _heading("Limits"), "", *(f"- {key}: {reason}" for key, reason in sorted(limits.items()))]
+    lines += ["", _heading("Use it"), "", *_use(spec), "", _heading("Hyperparameters"), "", hyperparameters(spec)]
     lines += ["", "Beside these, every optimizer that has param groups takes overrides for single groups:", ""]
     lines += [f"`{', '.join(GROUP_OPTIONS)}` ([targets and groups]({'../' * (name.count('/') + 1)}targets.md))."]
     checks = _matrix().get(name, {}).get("checks", {})
     if checks:
-        lines += ["", "## What was measured", "", "| check | verdict | |", "| --- | --- | --- |"]
+        lines += ["", _heading("What was measured"), "", "| check | verdict | |", "| --- | --- | --- |"]
         lines += [f"| {check} | {verdict} | {cell(reason)} |" for check, (verdict, reason) in checks.items()]
     return "\n".join(lines) + "\n"
+
+
+def _heading(text: str) -> str:
+    """A heading over what hundreds of names have in common, in which search would find all of them."""
+    return f"## {text} {{ {EXCLUDE} }}"
 
 
 def _use(spec: OptimizerSpec) -> Iterator[str]:
