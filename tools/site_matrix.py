@@ -1,4 +1,4 @@
-"""The matrix in the site: names lead to their pages, what is not ✓ says why, and docs/javascripts/matrix.js filters it."""
+"""The matrix in the site: names lead to their pages, what is not ✓ says why; docs/javascripts/matrix.js filters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from site_search import EXCLUDE
 MATRIX = Path(__file__).parent.parent / "docs" / "matrix.json"
 _TABLE = re.compile(r"<table>\s*<thead>(?P<head>.*?)</thead>(?P<body>.*?)</table>", re.DOTALL)
 _HEAD = re.compile(r"<th>(.*?)</th>")
-_ROW = re.compile(r"<tr>\s*<td><code>(?P<name>.*?)</code></td>\s*<td>(?P<package>.*?)</td>(?P<cells>.*?)</tr>", re.DOTALL)
+_ROW = re.compile(
+    r"<tr>\s*<td><code>(?P<name>.*?)</code></td>\s*<td>(?P<package>.*?)</td>(?P<cells>.*?)</tr>", re.DOTALL
+)
 _CELL = re.compile(r"<td>(.*?)</td>")
 
 
@@ -25,11 +27,12 @@ def with_filters(html: str) -> str:
     """
     names = json.loads(MATRIX.read_text(encoding="utf-8"))["names"]
 
-    def boxed(table: re.Match[str]) -> str:
-        columns = _HEAD.findall(table["head"])
+    def boxed(found: re.Match[str]) -> str:
+        columns = _HEAD.findall(found["head"])
         head = "".join(f'<th scope="col"><span>{each}</span></th>' for each in columns)
-        body = _ROW.sub(lambda row: _row(row, columns[2:], names[row["name"]]["checks"]), table["body"])
-        return f'<div class="matrix" tabindex="0" {EXCLUDE}><table class="names"><thead><tr>{head}</tr></thead>{body}</table></div>'
+        body = _ROW.sub(lambda row: _row(row, columns[2:], names[row["name"]]["checks"]), found["body"])
+        table = f'<table class="names"><thead><tr>{head}</tr></thead>{body}</table>'
+        return f'<div class="matrix" tabindex="0" {EXCLUDE}>{table}</div>'
 
     unlisted = html.replace("<h3 ", f"<h3 {EXCLUDE} ")  # reasons: search would find all names in them
     return _TABLE.sub(boxed, unlisted, count=1)

@@ -123,7 +123,9 @@ def linked(paper: str) -> str:
     """Make links of the arXiv numbers and the addresses in what a spec says of a paper."""
     return _PAPER.sub(
         lambda match: (
-            f"[{match[0]}](https://arxiv.org/abs/{match['arxiv']})" if match["arxiv"] else f"[{match['page']}]({match[0]})"
+            f"[{match[0]}](https://arxiv.org/abs/{match['arxiv']})"
+            if match["arxiv"]
+            else f"[{match['page']}]({match[0]})"
         ),
         paper,
     )

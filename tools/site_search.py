@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 _BOOSTS = {"guide": 100, "targets": 100, "index": 10, "distributed": 10, "commands": 10, "catalogue": 10}
+_BARE_NAME = 5
+"""``soap`` comes before ``heavyball/soapademamix``."""
 EXCLUDE = "data-search-exclude"
 """An attribute of a heading: search leaves its section out."""
 
@@ -13,5 +15,7 @@ def boost(uri: str) -> float:
     Args:
         uri: the page's file; a translation counts half of what it translates.
     """
-    page = uri.removesuffix(".md")
-    return _BOOSTS.get(page.removeprefix("ko/"), 1) / (2 if page.startswith("ko/") else 1)
+    folder, _, page = uri.removesuffix(".md").rpartition("/")
+    if folder == "names":
+        return _BARE_NAME
+    return _BOOSTS.get(page, 1) / (2 if folder == "ko" else 1) if folder in ("", "ko") else 1
