@@ -132,7 +132,9 @@ def served(site: Path) -> Iterator[str]:
 
 def hits(page: Page, words: str) -> list[str]:
     """Type words into the search, and return the pages that it finds, best first."""
-    page.locator(".md-search__input").fill(words)
+    field = page.locator(".md-search__input")
+    field.fill(words)
+    field.press("End")  # the theme listens to keys
     found = page.locator(".md-search-result__item > a")
     found.first.wait_for(timeout=20_000)
     links = [str(each.get_attribute("href")) for each in found.all()]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from mkdocs.structure import StructureItem
 from mkdocs.structure.nav import Navigation, Section
-from mkdocs.structure.pages import Page
 
 _NAMES = {"en": "English", "ko": "한국어"}
 _UNTRANSLATED = "영어 문서"
@@ -45,8 +45,10 @@ def navigation(nav: Navigation, uri: str) -> Navigation:
     if language(uri) == "en":
         return nav
     pages = {each.file.src_uri: each for each in nav.pages}
-    korean: list[Page | Section] = [page for each, page in pages.items() if language(each) == "ko"]
-    english = [page for each, page in pages.items() if language(each) == "en" and f"ko/{each}" not in pages]
+    korean = [page for each, page in pages.items() if language(each) == "ko"]
+    english: list[StructureItem] = [
+        page for each, page in pages.items() if language(each) == "en" and f"ko/{each}" not in pages
+    ]
     return Navigation([*korean, Section(_UNTRANSLATED, english)], nav.pages)
 
 
