@@ -1,8 +1,7 @@
-"""What is written is true: every code block runs, every link leads somewhere, and the site opens in a real browser."""
+"""What is written is true: every code block and every command line runs, and a translation says the same."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -10,18 +9,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from functools import partial
-from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
-from browser import browser
-from filelock import FileLock
 from packaging.requirements import Requirement
 from processes import command
 from torch.utils.data import Subset
@@ -55,7 +46,8 @@ def blocks(*languages: str) -> list[Any]:
 
 def lines() -> list[Any]:
     """The different command lines of pages and of ``--help``."""
-    written = [line for _, language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+    shell = [text.replace("\\\n", "") for _, language, text in BLOCKS if language == "bash"]
+    written = [line for text in shell for line in text.splitlines()]
     examples = [one for part in vars(command_line).values() for one in getattr(part, "EXAMPLES", ())]
     found = dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in [*written, *examples])
     return [pytest.param(line, marks=[pytest.mark.slow] if takes_long(line) else []) for line in found if line]
@@ -162,123 +154,35 @@ def test_the_guides_memory_is_what_the_plan_predicts(page: str) -> None:
         assert (format_bytes(found), f"{found / elements:.3g}") == (state, of_each), name
 
 
-# ---------------------------------------------------------------- the site
+COMMENT = re.compile(r"\s*# .*")
+TRANSLATED = sorted(path.name for path in (ROOT / "docs" / "ko").glob("*.md"))
 
 
-def hook() -> Any:
-    """The module that makes pages."""
-    spec = importlib.util.spec_from_file_location("site_hook", ROOT / "tools" / "site.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_what_is_translated() -> None:
+    assert {"index.md", "guide.md", "targets.md", "distributed.md", "catalogue.md"} <= set(TRANSLATED)
 
 
-def test_every_name_has_a_page_whose_lines_are_valid() -> None:
-    from transformers import TrainingArguments
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_a_translation_has_the_same_parts_and_code(name: str) -> None:
+    def parts(path: Path) -> dict[str, list[Any]]:
+        text = path.read_text()
+        prose = FENCE.sub("", text)
+        return {
+            "code": [(language, COMMENT.sub("", code)) for language, code in FENCE.findall(text)],
+            "headings": re.findall(r"^#+(?= )", prose, re.MULTILINE),
+            "rows": [line.count("|") for line in prose.splitlines() if line.startswith("|")],
+            "items": re.findall(r"^- ", prose, re.MULTILINE),
+            "hyperparameters": re.findall(r"<!-- (.*?) -->", prose),
+        }
 
-    module = hook()
-    with anyoptim.enable():
-        for name in module.names():
-            for language, block in FENCE.findall(module.name_page(name)):
-                assert language == "python"
-                exec(
-                    block.replace('output_dir="out"', 'output_dir="out", use_cpu=True'),
-                    {"TrainingArguments": TrainingArguments},
-                )
-
-
-def test_guides_show_the_hyperparameters_that_a_name_takes() -> None:
-    module = hook()
-    for page in ("guide.md", "ko/guide.md"):
-        shown = re.findall(r"<!-- hyperparameters: (\S+) -->", (ROOT / "docs" / page).read_text())
-        assert {"apollo_adamw", "grokadamw", "lomo", "adalomo", "schedule_free_radamw", "stable_adamw"} <= set(shown)
-        for name in shown:
-            spec = anyoptim.optimizer_info(name)
-            table = module.hyperparameters(spec, korean=page.startswith("ko"))
-            assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [each.name for each in spec.hyperparameters]
+    assert parts(ROOT / "docs" / "ko" / name) == parts(ROOT / "docs" / name)
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site: broken links and missing pages fail the build. One for all workers of pytest-xdist."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-            done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+@pytest.mark.parametrize("name", ["targets.md", "distributed.md", "catalogue.md"])
+def test_a_translation_names_and_links_the_same(name: str) -> None:
+    def told(path: Path) -> tuple[set[str], set[str]]:
+        prose = FENCE.sub("", path.read_text())
+        links = re.findall(r"\]\((?:\.\./)*([^)]+)\)", prose)
+        return set(re.findall(r"`([^`]+)`", prose)), set(links)
 
-
-class Links(HTMLParser):
-    """What a page links to, and the anchors that it has."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.anchors: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.links += [value for key in ("href", "src") if (value := values.get(key))]
-        self.anchors |= {value for key in ("id", "name") if (value := values.get(key))}
-
-
-def test_every_link_leads_somewhere(site: Path) -> None:
-    pages = {path: Links(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}
-    assert len(pages) > 380
-    for path, page in pages.items():
-        for link in page.links:
-            parts = urlsplit(link)
-            if parts.scheme:
-                assert parts.scheme in ("https", "data", "mailto") or "localhost" in link, (path, link)
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            assert target.is_file(), (path, link)
-            # "__…" are the theme's own switches
-            if parts.fragment and target in pages and not parts.fragment.startswith("__"):
-                assert unquote(parts.fragment) in pages[target].anchors, (path, link)
-
-
-@pytest.fixture
-def served(site: Path) -> Iterator[str]:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("localhost", 0), partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.mark.slow
-def test_pages_in_a_browser(served: str) -> None:
-    with browser() as looked:
-        page = looked.page
-        for path, title in {
-            "index": "Start here",
-            "ko/guide": "옵티마이저 가이드",
-            "names/timm/lamb": "timm/lamb",
-        }.items():
-            page.goto(f"{served}/{path}.html")
-            assert title in page.locator("h1").inner_text()
-        assert page.locator("table").count() >= 3
-        for words, found in {"grokking": "GrokAdamW", "그래디언트": "가이드"}.items():
-            page.goto(f"{served}/index.html")
-            page.get_by_placeholder("Search").fill(words)
-            page.locator(".md-search-result__item").first.wait_for(timeout=20_000)
-            assert found.lower() in page.locator(".md-search-result__list").inner_text().lower()
-        assert all(url.startswith((served, "data:", "blob:")) for url in looked.requests), looked.requests
-        assert looked.complaints == []
-
-
-@pytest.mark.slow
-def test_pages_fit_a_phone(served: str) -> None:
-    with browser(width=390, height=800) as looked:
-        for path in ("index", "guide", "ko/guide", "names/index", "matrix", "commands"):
-            looked.page.goto(f"{served}/{path}.html")
-            assert looked.page.evaluate("document.documentElement.scrollWidth") <= 390, path
+    assert told(ROOT / "docs" / "ko" / name) == told(ROOT / "docs" / name)

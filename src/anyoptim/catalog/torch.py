@@ -134,7 +134,7 @@ SPECS = (
     OptimizerSpec(
         name="adagrad",
         summary="Adagrad of torch.optim",
-        paper="JMLR 12 (2011) 2121-2159",
+        paper="https://jmlr.org/papers/v12/duchi11a.html",
         usual_lr=(1e-4, 1e-2),
         aliases=("torch/adagrad",),  # DeepSpeed builds it anew with one group, and fails
         implementations=_torch(
@@ -154,7 +154,7 @@ SPECS = (
     OptimizerSpec(
         name="rmsprop",
         summary="RMSprop of torch.optim",
-        paper="Tieleman and Hinton, Coursera lecture 6.5 (2012)",
+        paper="https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf",
         usual_lr=(1e-5, 1e-3),
         aliases=("torch/rmsprop",),
         traits=Traits(flat_pieces=True),
