@@ -150,15 +150,15 @@ def _other_dtype(held: object, expected: object, name: str) -> str:
 
 
 def _put_back(held: object, saved: object, expected: object) -> None:
-    """Put saved tensors of the expected dtype in the place of what was only cast since."""
+    """Give what torch has cast its dtype back, as saved: unless a hook has changed it since."""
     if not (isinstance(held, MutableMapping) and isinstance(saved, Mapping) and isinstance(expected, Mapping)):
         return
     for key in held.keys() & saved.keys() & expected.keys():
         now, before, then = held[key], saved[key], expected[key]
         if not (isinstance(now, Tensor) and isinstance(before, Tensor) and isinstance(then, Tensor)):
             _put_back(now, before, then)
-        elif now.dtype != then.dtype == before.dtype and torch.equal(before.to(now), now):
-            held[key] = before.to(now.device, copy=True)
+        elif now.dtype != then.dtype == before.dtype:
+            held[key] = before.to(now.device, copy=True) if torch.equal(before.to(now), now) else now.to(then.dtype)
 
 
 def _is_count(*tensors: Tensor) -> bool:
