@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from engines import ALGORITHMS, FUSED, SHAPES, Net, build, last
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
@@ -27,6 +28,16 @@ ENGINES = [
 @pytest.mark.parametrize("name", ENGINES)
 def test_no_graph_is_made_after_the_warm_up(name: str) -> None:
     assert check_optimizer(name, checks=["torch.compile"])
+
+
+@pytest.mark.parametrize("name", [each for each in ALGORITHMS if each not in FUSED])
+def test_a_step_sets_no_attribute(name: str) -> None:
+    """torch 2.11 compiles no step that does."""
+    model = Net(SHAPES)
+    optimizer = build(name, model)
+    before = dict(vars(optimizer))
+    last(model, optimizer, range(2))
+    assert {key for key, value in vars(optimizer).items() if before.get(key) is not value} == set()
 
 
 @pytest.mark.parametrize("name", ["lookahead(lion)", "schedule_free(lion)", "lookahead(optimi/adam)", "cautious(lion)"])

@@ -29,12 +29,14 @@ NAMES = {
     "adamw_torch_fused": "a fused kernel",
 }
 STEP, STEPS = 4, 6
+FOLDERS: list[Path] = []
 
 
 @functools.cache
 def saved(name: str) -> Path:
     """A run with checkpoints of two steps."""
     folder = Path(tempfile.mkdtemp())
+    FOLDERS.append(folder)
     run(folder, fields_of(name, max_steps=STEP, save_strategy="steps", save_steps=STEP // 2))
     return folder
 
@@ -42,8 +44,8 @@ def saved(name: str) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _no_run_is_left() -> Any:
     yield
-    for name in NAMES:
-        shutil.rmtree(saved(name), ignore_errors=True)
+    for folder in FOLDERS:
+        shutil.rmtree(folder, ignore_errors=True)
     saved.cache_clear()
 
 

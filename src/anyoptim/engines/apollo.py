@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -91,7 +91,6 @@ class APOLLOAdamW(LowRank):
             "keep_projection": False,
         }
     )
-    _seeds: Mapping[Tensor, int] = MappingProxyType({})
 
     def __init__(
         self,
@@ -114,6 +113,7 @@ class APOLLOAdamW(LowRank):
             "disable_nl": disable_nl,
         }
         super().__init__(params, defaults)
+        self._seeds: dict[Tensor, int] = {}
 
     def update_plain(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         """AdamW's step; see :class:`LowRank`."""
@@ -121,15 +121,19 @@ class APOLLOAdamW(LowRank):
 
     def _seed(self, parameter: Tensor) -> int:
         """Return a new matrix's seed: from its name, or its place among all parameters, from 1."""
-        if parameter not in self._seeds:  # at the first step, and when groups were added or FSDP2 replaced parameters
-            places = itertools.count(1)
-            seeds = {each: next(places) for group in self.param_groups for each in group["params"]}
-            for group in self.param_groups:
-                names = group.get("param_names", ())
-                if len(names) == len(group["params"]):  # ZeRO leaves all names to a part of the parameters
-                    seeds.update(zip(group["params"], (zlib.crc32(name.encode()) for name in names), strict=True))
-            self._seeds = seeds
-        return self._seeds[parameter]
+        held = self._seeds.get(parameter)
+        if held is not None:
+            return held
+        # at the first step, and when groups were added or FSDP2 replaced parameters
+        places = itertools.count(1)
+        seeds = {each: next(places) for group in self.param_groups for each in group["params"]}
+        for group in self.param_groups:
+            names = group.get("param_names", ())
+            if len(names) == len(group["params"]):  # ZeRO leaves all names to a part of the parameters
+                seeds.update(zip(group["params"], (zlib.crc32(name.encode()) for name in names), strict=True))
+        self._seeds.clear()  # filled and not replaced: torch 2.11 compiles no step that sets an attribute
+        self._seeds.update(seeds)
+        return seeds[parameter]
 
     def update_projected(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         """APOLLO's step; see :class:`LowRank`."""
