@@ -85,6 +85,11 @@ def other_weights(checkpoint: Path, _: Path) -> None:
     save_file({name: value + 1 for name, value in held.items()}, checkpoint / WEIGHTS, {"format": "pt"})
 
 
+def of_another_folder(checkpoint: Path, other: Path) -> None:
+    shutil.rmtree(checkpoint)
+    shutil.copytree(other, checkpoint)
+
+
 def missing(file: str, checkpoint: Path, _: Path) -> None:
     (checkpoint / file).unlink()
 
@@ -106,6 +111,7 @@ def _all() -> Iterator[tuple[str, Damage]]:
     yield "state transposed", transposed
     yield "state emptied", emptied
     yield "other weights", other_weights
+    yield f"a folder of another step, with its {MANIFEST}", of_another_folder
     yield "no weights", partial(missing, WEIGHTS)
 
 

@@ -18,6 +18,7 @@ from toys import arguments, data, llama, same_weights, train, weights
 from transformers import Trainer
 
 import anyoptim
+from anyoptim.integrations.manifest import Manifests, write_manifest
 
 pytestmark = [pytest.mark.trainer, pytest.mark.usefixtures("enabled")]
 
@@ -97,6 +98,15 @@ def test_the_last_whole_checkpoint_goes_on(name: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=rf"{other}, the last whole checkpoint: .*its model.safetensors is not what"):
         found = resumed(name, True, tmp_path)
     assert same_weights(found, resumed(name, saved(name) / other, tmp_path / "undamaged"))
+
+
+def test_a_save_begins_without_the_manifest_before(tmp_path: Path) -> None:
+    """Else what a killed save leaves, whole but for its manifest, would be refused."""
+    (tmp_path / "model.safetensors").touch()
+    write_manifest(tmp_path, STEP)
+    assert (tmp_path / MANIFEST).exists()
+    Manifests().begin(tmp_path)
+    assert not (tmp_path / MANIFEST).exists()
 
 
 def test_what_was_changed_on_purpose_goes_on(tmp_path: Path) -> None:
