@@ -76,6 +76,10 @@ def said(error: BaseException) -> str:
     return words if len(words) <= _LONGEST_QUOTE else f"{words[:_LONGEST_QUOTE]}…"
 
 
+def _whole(digits: str) -> float:
+    return int(digits) if len(digits) <= 1_000 else float(digits)  # the longer take Python long, or are refused by it
+
+
 def read_json(text: str, of_pairs: Callable[[list[tuple[str, object]]], object] | None = None) -> object:
     """Read JSON.
 
@@ -87,7 +91,7 @@ def read_json(text: str, of_pairs: Callable[[list[tuple[str, object]]], object] 
         ValueError: it is none, or nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=of_pairs)
+        return json.loads(text, object_pairs_hook=of_pairs, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

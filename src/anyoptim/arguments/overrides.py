@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anyoptim.arguments.limits import refuse_excess
-from anyoptim.arguments.patterns import Pattern, refuse_too_many
+from anyoptim.arguments.limits import refuse_excess, refuse_too_many
+from anyoptim.arguments.patterns import Pattern
 from anyoptim.arguments.values import check
 from anyoptim.errors import OptimArgsError, did_you_mean
 from anyoptim.names.hyperparameters import Hyperparameter, Interval
@@ -121,9 +121,10 @@ def read_entries(
         refuse_excess(given, f"{optimizer}: groups")
     if isinstance(given, Mapping) or not isinstance(given, Sequence) or not given:
         raise OptimArgsError(
-            f"{optimizer}: groups must be a list such as [{{'match': 'embed_tokens', 'lr': 1e-5}}], not {shortened(given)}."
+            f"{optimizer}: groups must be a list such as [{{'match': 'embed_tokens', 'lr': 1e-5}}], not"
+            f" {shortened(given)}."
         )
-    refuse_too_many(len(given), f"{optimizer}: groups", OptimArgsError)
+    refuse_too_many(len(given), f"{optimizer}: groups")
     return [
         _read_entry(each, f"{optimizer}: groups entry {number}", hyperparameters)
         for number, each in enumerate(given, start=1)
@@ -147,7 +148,9 @@ def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperpa
             continue
         if key not in accepted:
             close = did_you_mean(str(key), ["match", *accepted])
-            raise OptimArgsError(f"{label} has the unknown key {shortened(key)}.{close} It takes: match, {', '.join(accepted)}.")
+            raise OptimArgsError(
+                f"{label} has the unknown key {shortened(key)}.{close} It takes: match, {', '.join(accepted)}."
+            )
         values[str(key)] = check(value, accepted[key], label)
     return values
 
@@ -155,7 +158,7 @@ def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperpa
 def read_patterns(given: object, label: str) -> tuple[str, ...]:
     """Read one regex or a list of them."""
     patterns = (given,) if isinstance(given, str) else tuple(given)  # type: ignore[arg-type]  # typed by GROUP_OPTIONS
-    refuse_too_many(len(patterns), label, OptimArgsError)
+    refuse_too_many(len(patterns), label)
     for each in patterns:
         Pattern(each, f"{label} {shortened(each)}", OptimArgsError)
     return patterns

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from anyoptim.arguments.limits import refuse_excess
 from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS, Key, group_keys, keys_of
+from anyoptim.arguments.limits import refuse_excess
 from anyoptim.arguments.overrides import GROUP_OPTIONS, read_entries, read_patterns
 from anyoptim.arguments.values import check, convert, split_outside_brackets
 from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
@@ -90,7 +90,8 @@ def read_items(text: object, spec_name: str) -> dict[str, object]:
         return dict(text)
     if not isinstance(text, str):
         raise OptimArgsError(
-            f"{spec_name}: optim_args must be text such as 'eps=1e-6', a JSON object or a mapping, not {shortened(text)}."
+            f"{spec_name}: optim_args must be text such as 'eps=1e-6', a JSON object or a mapping, not"
+            f" {shortened(text)}."
         )
     refuse_excess(text, f"{spec_name}: optim_args")
     if text.strip().startswith("{"):

@@ -7,13 +7,10 @@ from collections.abc import Callable
 from time import perf_counter
 
 from anyoptim.errors import OptimError
-from anyoptim.text import LONGEST_TEXT, said
+from anyoptim.text import said
 
 SECONDS = 1.0
 """What one pattern may take for all names of a plan."""
-
-MOST = 1_000
-"""Patterns of one setting."""
 
 _LARGEST = 10_000
 _WIDE_SET = 500
@@ -21,7 +18,8 @@ _WIDE_SET = 500
 
 # a set or a comment without an end reaches to the end of the text, so that nothing is read twice
 _TOKEN = re.compile(
-    r"\\N\{[^}]*|\\.|\[\^?\]?(?:\\.?|[^\]\\])*(?:\]|\Z)|\(\?#[^)]*|\(\?[a-zA-Z]*|\{(?:[0-9]+,?[0-9]*|,[0-9]*)\}|.", re.DOTALL
+    r"\\N\{[^}]*|\\.|\[\^?\]?(?:\\.?|[^\]\\])*(?:\]|\Z)|\(\?#[^)]*|\(\?[a-zA-Z]*|\{(?:[0-9]+,?[0-9]*|,[0-9]*)\}|.",
+    re.DOTALL,
 )
 _NO_BOUNDARY = r"\B" if re.search(r"\B", "") else r"(?:\B(?!\A\Z))"
 """An empty text has no such place before Python 3.14."""
@@ -38,13 +36,11 @@ class Pattern:
         kind: the error that is raised for it.
 
     Raises:
-        OptimError: of that kind: it is no regex, or too long or too large to be one for names.
+        OptimError: of that kind: it is no regex, or too large to be one for names.
     """
 
     def __init__(self, text: str, label: str, kind: type[OptimError]) -> None:
         self._label, self._kind, self._left = label, kind, SECONDS
-        if len(text) > LONGEST_TEXT:
-            raise kind(f"{label} has {len(text)} characters; a text of up to {LONGEST_TEXT} is read.")
         import regex
 
         written, size, verbose = _for_regex(text)
@@ -85,15 +81,9 @@ class Pattern:
         finally:
             self._left -= perf_counter() - began
         raise self._kind(
-            f"{self._label} takes over {SECONDS:g} s to be searched for in names; write it without a repetition inside of"
-            " or right after another, such as (a+)+ or .*.*."
+            f"{self._label} takes over {SECONDS:g} s to be searched for in names; write it without repetitions inside of"
+            " or right after each other, such as (a+)+ or .*.*."
         )
-
-
-def refuse_too_many(count: int, label: str, kind: type[OptimError]) -> None:
-    """Raise an error of that kind where one setting has more patterns than anybody means."""
-    if count > MOST:
-        raise kind(f"{label} has {count} patterns, of which {MOST} are read; let one regex stand for many names.")
 
 
 def _for_regex(text: str) -> tuple[str, int, bool]:

@@ -103,8 +103,8 @@ def resolve(
         OptimArgsError: a value is unknown, of the wrong type, out of range, or missing.
     """
     items = read_items(optim_args, spec.name)
-    given = read_items(overrides, spec.name)
-    implementation = choose_implementation({**items, **given}, spec)
+    keywords = read_items(overrides, spec.name)
+    implementation = choose_implementation({**items, **keywords}, spec)
     keys = keys_of(implementation)
     precedence = (
         ("default", {each.name: each.default for each in implementation.hyperparameters}),
@@ -112,11 +112,11 @@ def resolve(
         ("TrainingArguments", named_by_hyperparameters(spec, implementation, "args", fields)),
         ("TrainingArguments", of_training_arguments(spec, keys, fields)),
         ("optim_args", typed(items, spec, implementation)),
-        ("override", typed(given, spec, implementation)),
+        ("override", typed(keywords, spec, implementation)),
     )
     values: dict[str, Setting] = {}
-    for source, values_of in precedence:
-        for name, value in values_of.items():
+    for source, given in precedence:
+        for name, value in given.items():
             if name == "implementation" or (value is None and name in GROUP_OPTIONS and name not in values):
                 continue
             key = keys[name]

@@ -59,9 +59,9 @@ def check(value: object, hyperparameter: Hyperparameter, spec_name: str, origin:
     for given, number in _infinite(converted):
         if number not in (within or allowed):
             raise OptimArgsError(f"{label} must be a finite number, not {shortened(given)}.")
-    number = within.outside(converted) if within else None
-    if number is not None:
-        raise OptimArgsError(f"{label} must be {within}, not {shortened(number)}.")
+    outside = within.outside(converted) if within else None
+    if outside is not None:
+        raise OptimArgsError(f"{label} must be {within}, not {shortened(outside)}.")
     return converted
 
 
@@ -71,7 +71,7 @@ def _infinite(value: object) -> Iterator[tuple[object, float]]:
         for each in value:
             yield from _infinite(each)
         return
-    if isinstance(value, Integral) and abs(value) >= 2**63:
+    if isinstance(value, Integral) and abs(int(value)) >= 2**63:
         yield value, math.copysign(math.inf, value)
     elif isinstance(value, Real) or getattr(value, "shape", None) == ():
         try:

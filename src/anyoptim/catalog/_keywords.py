@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Union
 
-from anyoptim.catalog._shared import DECAY, FRACTION, NON_NEGATIVE, NON_POSITIVE, POSITIVE
+from anyoptim.catalog._shared import CLIPS, DECAY, FRACTION, NON_NEGATIVE, NON_POSITIVE, POSITIVE
 from anyoptim.names.hyperparameters import ITS_OWN, REQUIRED, Hyperparameter, Interval
 
 _ITS_OWN = "its own"

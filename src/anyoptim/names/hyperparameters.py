@@ -53,7 +53,7 @@ class Interval:
         return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
 
-def as_float(number: Real) -> float:
+def as_float(number: Real | float) -> float:
     """Return a number as a float, infinite where it is beyond all of them."""
     try:
         return float(number)
