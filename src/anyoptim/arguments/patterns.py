@@ -81,8 +81,8 @@ class Pattern:
         finally:
             self._left -= perf_counter() - began
         raise self._kind(
-            f"{self._label} takes over {SECONDS:g} s to be searched for in names; write it without repetitions inside of"
-            " or right after each other, such as (a+)+ or .*.*."
+            f"{self._label} takes over {SECONDS:g} s to be searched for in names; write it without repetitions inside"
+            " of or right after each other, such as (a+)+ or .*.*."
         )
 
 
