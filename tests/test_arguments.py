@@ -208,7 +208,7 @@ def test_python_objects_have_no_text_form() -> None:
         parse_optim_args("grokking_signal_fns=[print]", "grokadamw")
 
 
-NUMBERS = st.floats(allow_nan=False, width=32).map(float)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32).map(float)
 VALUES = st.fixed_dictionaries(
     {},
     optional={
@@ -229,17 +229,12 @@ def test_what_is_written_is_read(values: dict[str, Any]) -> None:
     text = ",".join(f"{key}={value}" for key, value in values.items())
     assert parse_optim_args(text, "everything") == values
     assert parse_optim_args(values, "everything") == values
-    if all(abs(each) != float("inf") for value in values.values() for each in _numbers(value)):
-        assert parse_optim_args(json.dumps(values), "everything") == values
+    assert parse_optim_args(json.dumps(values), "everything") == values
 
 
 def _bare(text: str) -> str:
     """Text without what repr() adds: quotes and backslashes."""
     return "".join(character for character in text if character not in "'\"\\")
-
-
-def _numbers(value: Any) -> list[float]:
-    return [each for each in (value if isinstance(value, tuple) else [value]) if isinstance(each, float)]
 
 
 @settings(max_examples=600)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from anyoptim.errors import OptimError
+
+LONGEST_TEXT = 100_000
+"""Characters of a text that is read; what is longer is a file that went astray."""
+
+_LONGEST_QUOTE = 200
 
 
 def format_bytes(count: int | None) -> str:
@@ -39,9 +46,54 @@ def read_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
-def shortened(text: str, limit: int = 80) -> str:
-    """Return a text in quotes, cut where it is too long to be read in a message."""
-    return repr(text if len(text) <= limit else f"{text[:limit]}…")
+class _Short(reprlib.Repr):
+    """The repr of any object, which is never built at its whole length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = _LONGEST_QUOTE
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= 200 else "a number of so many digits"
+
+
+def shortened(value: object) -> str:
+    """Return how a message quotes what somebody gave: its repr, cut where it is too long to be read."""
+    if isinstance(value, str):
+        quoted = repr(value if len(value) <= _LONGEST_QUOTE else f"{value[:_LONGEST_QUOTE]}…")
+    else:
+        quoted = _Short().repr(value)
+    return quoted if len(quoted) <= _LONGEST_QUOTE + 3 else f"{quoted[:_LONGEST_QUOTE]}…"
+
+
+def said(error: BaseException) -> str:
+    """Return what a foreign error says, in one line that can be read, or its kind where it says nothing."""
+    try:
+        words = " ".join(str(error)[: 10 * _LONGEST_QUOTE].split())
+    except Exception:  # a stranger's __str__ may raise anything
+        words = ""
+    words = words or type(error).__name__
+    return words if len(words) <= _LONGEST_QUOTE else f"{words[:_LONGEST_QUOTE]}…"
+
+
+def _whole(digits: str) -> float:
+    return int(digits) if len(digits) <= 1_000 else float(digits)  # the longer take Python long, or are refused by it
+
+
+def read_json(text: str, of_pairs: Callable[[list[tuple[str, object]]], object] | None = None) -> object:
+    """Read JSON.
+
+    Args:
+        text: any.
+        of_pairs: makes of the keys and values of an object what stands for it.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=of_pairs, parse_int=_whole)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def plain(value: object) -> object:

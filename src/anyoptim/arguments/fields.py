@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import ceil
+from math import ceil, isfinite
 
 from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS, Key, by_member
 from anyoptim.arguments.values import check
-from anyoptim.names.hyperparameters import Hyperparameter
+from anyoptim.errors import OptimArgsError
+from anyoptim.names.hyperparameters import Hyperparameter, as_float
 from anyoptim.names.spec import Implementation, OptimizerSpec
+from anyoptim.text import shortened
 
 SHARED_BY_HYBRIDS = ("lr", "weight_decay")
 """What a hybrid's fallback takes over where it has no value of its own."""
@@ -36,7 +38,7 @@ class Fields:
     def number(self, name: str) -> float | None:
         """Return a numeric field, or ``None`` where it is absent or no number."""
         value = self.get(name)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        return as_float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None
@@ -100,18 +102,23 @@ def _that_apply(
         yield field, value
 
 
+def _finite(fields: Fields, name: str) -> float | None:
+    number = fields.number(name)
+    if number is not None and not isfinite(number):
+        raise OptimArgsError(f"TrainingArguments.{name} must be a finite number, not {shortened(fields.get(name))}.")
+    return number
+
+
 def warmup_steps(fields: Fields) -> int | float | None:
     """Return the warmup as steps; as a ratio below 1 while the number of training steps is unknown.
 
     transformers 5 holds a ratio in ``warmup_steps`` below 1, 4.57 in ``warmup_ratio``.
     """
-    steps = fields.number("warmup_steps")
-    ratio = fields.number("warmup_ratio")
+    steps, ratio, total = (_finite(fields, name) for name in ("warmup_steps", "warmup_ratio", "max_steps"))
     if steps is not None and steps >= 1:
         return int(steps)
     if steps:
         ratio = steps
     if not ratio:
         return None if steps is None else 0
-    total = fields.number("max_steps")
     return ceil(total * ratio) if total is not None and total > 0 else ratio

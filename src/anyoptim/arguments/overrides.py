@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anyoptim.arguments.limits import refuse_excess, refuse_too_many
+from anyoptim.arguments.patterns import Pattern
 from anyoptim.arguments.values import check
 from anyoptim.errors import OptimArgsError, did_you_mean
 from anyoptim.names.hyperparameters import Hyperparameter, Interval
+from anyoptim.text import read_json, said, shortened
 
 _RATE = Interval(low=0.0, open_high=True)
 _RATIO = Interval(low=0.0, open_low=True, open_high=True)
@@ -91,7 +92,7 @@ class Overrides:
             Entry(
                 each["match"],
                 {key: value for key, value in each.items() if key != "match"},
-                f"{optimizer}: groups entry {number} ({each['match']!r})",
+                f"{optimizer}: groups entry {number} ({shortened(each['match'])})",
             )
             for number, each in enumerate(given.pop("groups", ()), start=1)
         )
@@ -114,13 +115,16 @@ def read_entries(
     """
     if isinstance(given, str):
         try:
-            given = json.loads(given)
+            given = read_json(given)
         except ValueError as error:
-            raise OptimArgsError(f"{optimizer}: groups is no valid JSON list: {error}.") from error
+            raise OptimArgsError(f"{optimizer}: groups is no valid JSON list: {said(error)}.") from error
+        refuse_excess(given, f"{optimizer}: groups")
     if isinstance(given, Mapping) or not isinstance(given, Sequence) or not given:
         raise OptimArgsError(
-            f"{optimizer}: groups must be a list such as [{{'match': 'embed_tokens', 'lr': 1e-5}}], not {given!r}."
+            f"{optimizer}: groups must be a list such as [{{'match': 'embed_tokens', 'lr': 1e-5}}], not"
+            f" {shortened(given)}."
         )
+    refuse_too_many(len(given), f"{optimizer}: groups")
     return [
         _read_entry(each, f"{optimizer}: groups entry {number}", hyperparameters)
         for number, each in enumerate(given, start=1)
@@ -129,10 +133,10 @@ def read_entries(
 
 def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperparameter]) -> dict[str, object]:
     if not isinstance(given, Mapping) or not isinstance(given.get("match"), str) or not given["match"]:
-        raise OptimArgsError(f"{label} must be a mapping with the key 'match', a regex, not {given!r}.")
+        raise OptimArgsError(f"{label} must be a mapping with the key 'match', a regex, not {shortened(given)}.")
     match = given["match"]
-    label = f"{label} ({match!r})"
-    _compiled(match, label)
+    label = f"{label} ({shortened(match)})"
+    Pattern(match, label, OptimArgsError)
     if len(given) == 1:
         raise OptimArgsError(f"{label} sets nothing; give it a hyperparameter, such as lr or weight_decay.")
     if "lr" in given and "lr_ratio" in given:
@@ -144,7 +148,9 @@ def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperpa
             continue
         if key not in accepted:
             close = did_you_mean(str(key), ["match", *accepted])
-            raise OptimArgsError(f"{label} has the unknown key {key!r}.{close} It takes: match, {', '.join(accepted)}.")
+            raise OptimArgsError(
+                f"{label} has the unknown key {shortened(key)}.{close} It takes: match, {', '.join(accepted)}."
+            )
         values[str(key)] = check(value, accepted[key], label)
     return values
 
@@ -152,13 +158,7 @@ def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperpa
 def read_patterns(given: object, label: str) -> tuple[str, ...]:
     """Read one regex or a list of them."""
     patterns = (given,) if isinstance(given, str) else tuple(given)  # type: ignore[arg-type]  # typed by GROUP_OPTIONS
+    refuse_too_many(len(patterns), label)
     for each in patterns:
-        _compiled(each, f"{label} {each!r}")
+        Pattern(each, f"{label} {shortened(each)}", OptimArgsError)
     return patterns
-
-
-def _compiled(text: str, label: str) -> None:
-    try:
-        re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise OptimArgsError(f"{label} is no valid regex: {error}.") from error

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS, Key, group_keys, keys_of
+from anyoptim.arguments.limits import refuse_excess
 from anyoptim.arguments.overrides import GROUP_OPTIONS, read_entries, read_patterns
 from anyoptim.arguments.values import check, convert, split_outside_brackets
 from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import Implementation, OptimizerSpec
+from anyoptim.text import read_json, said, shortened
 
 _OVERRIDE = re.compile(r"(?P<match>.+)@(?P<key>\w+)\s*=(?P<value>.*)", re.DOTALL)
 
@@ -82,14 +83,17 @@ def read_items(text: object, spec_name: str) -> dict[str, object]:
     if text is None:
         return {}
     if isinstance(text, Mapping):
-        for key in text:
+        for key, value in text.items():
             if not isinstance(key, str):
-                raise OptimArgsError(f"{spec_name}: optim_args has the key {key!r}, which is no name.")
+                raise OptimArgsError(f"{spec_name}: optim_args has the key {shortened(key)}, which is no name.")
+            refuse_excess({key: value}, f"{spec_name}: optim_args {shortened(key)}")
         return dict(text)
     if not isinstance(text, str):
         raise OptimArgsError(
-            f"{spec_name}: optim_args must be text such as 'eps=1e-6', a JSON object or a mapping, not {text!r}."
+            f"{spec_name}: optim_args must be text such as 'eps=1e-6', a JSON object or a mapping, not"
+            f" {shortened(text)}."
         )
+    refuse_excess(text, f"{spec_name}: optim_args")
     if text.strip().startswith("{"):
         return _read_json(text, spec_name)
     pairs: list[tuple[str, object]] = []
@@ -102,7 +106,7 @@ def read_items(text: object, spec_name: str) -> dict[str, object]:
             entries.setdefault(match, [("match", match)]).append((override["key"], override["value"].strip()))
             continue
         if not equals or not key.strip() or not value.strip():
-            raise OptimArgsError(f"{spec_name}: optim_args has {item!r}, which is not of the form key=value.")
+            raise OptimArgsError(f"{spec_name}: optim_args has {shortened(item)}, which is not of the form key=value.")
         pairs.append((key.strip(), value.strip()))
     if entries:
         pairs.append(("groups", [_without_repeats(each, spec_name) for each in entries.values()]))
@@ -116,19 +120,17 @@ def _unknown_key(key: str, spec: OptimizerSpec, implementation: Implementation, 
         f"{each.name}={'...' if each.default is REQUIRED else each.default}" for each in implementation.hyperparameters
     )
     options = f" Every optimizer takes: {', '.join(GROUP_OPTIONS)}." if implementation.takes_groups else ""
-    return f"{spec.name} has no hyperparameter {key!r}.{close} It takes: {listing}.{options}"
+    return f"{spec.name} has no hyperparameter {shortened(key)}.{close} It takes: {listing}.{options}"
 
 
 def _read_json(text: str, spec_name: str) -> dict[str, object]:
     try:
-        loaded = json.loads(text, object_pairs_hook=lambda pairs: _without_repeats(pairs, spec_name))
-    except json.JSONDecodeError as error:
-        raise OptimArgsError(f"{spec_name}: optim_args is no valid JSON object: {error}.") from error
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, OptimArgsError):
-            raise
-        raise OptimArgsError(f"{spec_name}: optim_args is no JSON object that can be read.") from error
-    return dict(loaded)
+        loaded = read_json(text, lambda pairs: _without_repeats(pairs, spec_name))
+    except OptimArgsError:
+        raise
+    except ValueError as error:
+        raise OptimArgsError(f"{spec_name}: optim_args is no valid JSON object: {said(error)}.") from error
+    return read_items(loaded, spec_name)
 
 
 def _without_repeats(pairs: Iterable[tuple[str, object]], spec_name: str) -> dict[str, object]:
@@ -136,7 +138,7 @@ def _without_repeats(pairs: Iterable[tuple[str, object]], spec_name: str) -> dic
     pairs = list(pairs)
     for key, value in pairs:
         if key in result:
-            entry = f", in the groups entry {dict(pairs)['match']!r}" if "match" in dict(pairs) else ""
-            raise OptimArgsError(f"{spec_name}: optim_args gives {key!r} twice{entry}.")
+            entry = f", in the groups entry {shortened(dict(pairs)['match'])}" if "match" in dict(pairs) else ""
+            raise OptimArgsError(f"{spec_name}: optim_args gives {shortened(key)} twice{entry}.")
         result[key] = value
     return result

@@ -103,7 +103,8 @@ def resolve(
         OptimArgsError: a value is unknown, of the wrong type, out of range, or missing.
     """
     items = read_items(optim_args, spec.name)
-    implementation = choose_implementation({**items, **overrides}, spec)
+    keywords = read_items(overrides, spec.name)
+    implementation = choose_implementation({**items, **keywords}, spec)
     keys = keys_of(implementation)
     precedence = (
         ("default", {each.name: each.default for each in implementation.hyperparameters}),
@@ -111,7 +112,7 @@ def resolve(
         ("TrainingArguments", named_by_hyperparameters(spec, implementation, "args", fields)),
         ("TrainingArguments", of_training_arguments(spec, keys, fields)),
         ("optim_args", typed(items, spec, implementation)),
-        ("override", typed(overrides, spec, implementation)),
+        ("override", typed(keywords, spec, implementation)),
     )
     values: dict[str, Setting] = {}
     for source, given in precedence:

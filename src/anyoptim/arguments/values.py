@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin
 
+from anyoptim.arguments.limits import DEEPEST
 from anyoptim.errors import OptimArgsError, did_you_mean
-from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
+from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter, as_float
+from anyoptim.text import shortened
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
@@ -18,7 +21,6 @@ _NONE = {"none", "null"}
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|inf)", re.ASCII)
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-_DEEPEST = 20
 _ANYTHING = (None, object, Any)
 
 
@@ -35,7 +37,7 @@ def convert(value: object, annotation: object, label: str, depth: int = 0) -> ob
         OptimArgsError: ``value`` is not of that type.
     """
     case = _Case(value, annotation, label, depth)
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         raise case.problem
     for recognises, read in _READERS:
         if recognises(annotation):
@@ -52,12 +54,32 @@ def check(value: object, hyperparameter: Hyperparameter, spec_name: str, origin:
     if annotation is None and hyperparameter.default not in (None, REQUIRED):
         annotation = common_type(hyperparameter.default)
     converted = convert(value, annotation, label)
-    if hyperparameter.within is not None:
-        number = hyperparameter.within.outside(converted)
-        if number is not None:
-            shown = str(number) if len(str(number)) <= 60 else "a number of so many digits"
-            raise OptimArgsError(f"{label} must be {hyperparameter.within}, not {shown}.")
+    within = hyperparameter.within
+    allowed = [number for _, number in _infinite(hyperparameter.default)]
+    for given, number in _infinite(converted):
+        if number not in (within or allowed):
+            raise OptimArgsError(f"{label} must be a finite number, not {shortened(given)}.")
+    outside = within.outside(converted) if within else None
+    if outside is not None:
+        raise OptimArgsError(f"{label} must be {within}, not {shortened(outside)}.")
     return converted
+
+
+def _infinite(value: object) -> Iterator[tuple[object, float]]:
+    """Yield what is infinite or no number in a value or a list, and as which float; 64 bits hold every whole number."""
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _infinite(each)
+        return
+    if isinstance(value, Integral) and abs(int(value)) >= 2**63:
+        yield value, math.copysign(math.inf, value)
+    elif isinstance(value, Real) or getattr(value, "shape", None) == ():
+        try:
+            number = as_float(value)  # type: ignore[arg-type]  # a tensor of one number is one
+        except (TypeError, ValueError, RuntimeError):  # on the meta device, or of another kind
+            return
+        if not math.isfinite(number):
+            yield value, number
 
 
 def type_name(annotation: object) -> str:
@@ -105,7 +127,7 @@ def split_outside_brackets(text: str, label: str) -> list[str]:
             open_brackets.append(_CLOSING[character])
         elif character in _CLOSING.values():
             if not open_brackets or open_brackets.pop() != character:
-                raise OptimArgsError(f"{label}: {character!r} closes nothing in {text[start:].strip()!r}.")
+                raise OptimArgsError(f"{label}: {character!r} closes nothing in {shortened(text[start:].strip())}.")
         elif character == "," and not open_brackets:
             items.append(text[start:position].strip())
             start = position + 1
@@ -113,7 +135,7 @@ def split_outside_brackets(text: str, label: str) -> list[str]:
             previous = character
     if quote or open_brackets:
         missing = quote or open_brackets[-1]
-        raise OptimArgsError(f"{label}: {text[start:].strip()!r} lacks its closing {missing!r}.")
+        raise OptimArgsError(f"{label}: {shortened(text[start:].strip())} lacks its closing {missing!r}.")
     items.append(text[start:].strip())
     return [item for item in items if item]
 
@@ -133,9 +155,7 @@ class _Case:
 
     @property
     def problem(self) -> OptimArgsError:
-        shown = repr(self.value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        return OptimArgsError(f"{self.label} must be {type_name(self.annotation)}, not {shown}.")
+        return OptimArgsError(f"{self.label} must be {type_name(self.annotation)}, not {shortened(self.value)}.")
 
     def part(self, value: object, annotation: object) -> object:
         return convert(value, annotation, self.label, self.depth + 1)
@@ -203,10 +223,7 @@ def _read_number(case: _Case) -> object:
     if whole and isinstance(value, Integral):
         return int(value)
     if not whole and isinstance(value, Real):
-        try:
-            number = float(value)
-        except OverflowError as error:
-            raise case.problem from error
+        number = as_float(value)
         if number == number:  # noqa: PLR0124  # NaN, which is no setting, is unequal to itself
             return number
     raise case.problem

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from anyoptim.building import mends
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.building.calling import made_by
 from anyoptim.building.records import stamp
 from anyoptim.building.state_dicts import carry
 from anyoptim.building.training_weights import TrainingWeights
@@ -25,6 +26,7 @@ from anyoptim.errors import OptimArgsError, OptimError
 from anyoptim.names.composing import MEMBER
 from anyoptim.names.spec import Implementation
 from anyoptim.routing.places import Place
+from anyoptim.text import said
 
 RATIO_LEFT = "a warmup ratio needs the number of training steps; set max_steps, or give warmup_steps in optim_args."
 """Why a warmup ratio cannot be built."""
@@ -50,11 +52,11 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
     arguments = params if isinstance(params, nn.Module) else [_copy(each) for each in params]
     try:
         optimizer = assemble(blueprint, arguments, None, **changed)
-    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-        if isinstance(error, OptimError):
-            raise
+    except OptimError:
+        raise
+    except Exception as error:  # what its constructor raises is its own affair
         raise OptimArgsError(
-            f"{spec.name}: {blueprint.implementation.package} refuses its arguments: {error or repr(error)}."
+            f"{spec.name}: {blueprint.implementation.package} refuses its arguments: {said(error)}."
         ) from error
     _complete(blueprint, optimizer)
     if spec.traits.needs_closure:
@@ -109,7 +111,8 @@ def assemble(
     optimizer = _bare(blueprint, params, stands_for or {}, **changed)
     for wrapper in blueprint.spec.wrappers:
         wrap: Any = wrapper.default.load()
-        optimizer = wrap(optimizer, **blueprint.settings.of_scope("wrapper", wrapper.name))
+        keywords = blueprint.settings.of_scope("wrapper", wrapper.name)
+        optimizer = made_by(wrap, f"{wrapper.name}: {wrapper.default.class_path}", optimizer, **keywords)
     return optimizer
 
 
@@ -133,17 +136,19 @@ def _bare(
     if isinstance(params, nn.Module) and implementation.takes != "model":
         named = [(name, each) for name, each in params.named_parameters() if each.requires_grad]
         params = named if implementation.takes == "named_parameters" else [each for _, each in named]
+    what = f"{spec.name}: {implementation.class_path}"
     keywords = _that_it_has(blueprint, build, {**blueprint.keywords, **changed})
     if spec.fallback is None:
-        return _mended(build(params, **keywords), implementation, blueprint, stands_for)
+        return _mended(made_by(build, what, params, **keywords), implementation, blueprint, stands_for)
     groups = list(params)  # type: ignore[arg-type]  # a hybrid takes no model
     rest = [group for group in groups if group[MEMBER] == spec.fallback.name]
     own = [group for group in groups if group[MEMBER] == spec.target_optimizer]
     theirs = {**blueprint.settings.of_scope("fallback"), **_taken_over(blueprint, changed)}
-    members = {spec.target_optimizer: (implementation, build(own, **keywords))}
+    members = {spec.target_optimizer: (implementation, made_by(build, what, own, **keywords))}
     if rest:
         other = spec.fallback.default
-        members = {spec.fallback.name: (other, other.load()(rest, **theirs)), **members}
+        made = made_by(other.load(), f"{spec.name}: {other.class_path}", rest, **theirs)
+        members = {spec.fallback.name: (other, made), **members}
     return CompositeOptimizer(
         {name: _mended(made, each, blueprint, stands_for) for name, (each, made) in members.items()}
     )

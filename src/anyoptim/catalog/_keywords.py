@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Union
 
-from anyoptim.catalog._shared import DECAY, FRACTION, NON_NEGATIVE, NON_POSITIVE, POSITIVE
+from anyoptim.catalog._shared import CLIPS, DECAY, FRACTION, NON_NEGATIVE, NON_POSITIVE, POSITIVE
 from anyoptim.names.hyperparameters import ITS_OWN, REQUIRED, Hyperparameter, Interval
 
 _ITS_OWN = "its own"
@@ -55,7 +55,7 @@ _MEANINGS: dict[str, tuple[str, Interval | None]] = {
     "cautious_weight_decay": ("decay only where it agrees with the update's sign", None),
     "trust_clip": ("no trust ratio above 1", None),
     "warmup_steps": ("steps of the optimizer's own warmup", NON_NEGATIVE),
-    "clip_threshold": ("RMS at which an update is clipped", POSITIVE),
+    "clip_threshold": ("RMS at which an update is clipped", CLIPS),
     "max_grad_norm": ("norm to clip gradients at", NON_NEGATIVE),
     "optim_bits": ("bits of a moment", None),
     "min_8bit_size": ("elements below which a moment stays in 32 bits", NON_NEGATIVE),

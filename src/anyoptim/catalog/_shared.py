@@ -11,8 +11,10 @@ from anyoptim.names.spec import Implementation
 NON_NEGATIVE = Interval(low=0.0, open_high=True)
 """And finite: an infinite rate makes every weight NaN."""
 NON_POSITIVE = Interval(high=0.0, open_low=True)
-POSITIVE = Interval(low=0.0, open_low=True)
-AT_LEAST_ONE = Interval(low=1.0)
+POSITIVE = Interval(low=0.0, open_low=True, open_high=True)
+CLIPS = Interval(low=0.0, open_low=True)
+"""Where infinity clips nothing."""
+AT_LEAST_ONE = Interval(low=1.0, open_high=True)
 FRACTION = Interval(low=0.0, high=1.0)
 DECAY = Interval(low=0.0, high=1.0, open_high=True)
 """Of an average: from 1 on, what is added up never fades."""
@@ -54,7 +56,7 @@ ADAFACTOR = (
         "for the squared gradient, for the parameter scale",
         NON_NEGATIVE,
     ),
-    Hyperparameter("clip_threshold", float, 1.0, "RMS at which an update is clipped", POSITIVE),
+    Hyperparameter("clip_threshold", float, 1.0, "RMS at which an update is clipped", CLIPS),
     Hyperparameter("decay_rate", float, -0.8, "exponent of the second moment's decay", NON_POSITIVE),
     Hyperparameter("beta1", float | None, None, "decay rate of the first moment, if any", DECAY),
     weight_decay(),

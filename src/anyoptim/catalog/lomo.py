@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anyoptim.catalog._shared import NON_NEGATIVE, NON_POSITIVE, POSITIVE, lr, native, weight_decay
+from anyoptim.catalog._shared import CLIPS, NON_NEGATIVE, NON_POSITIVE, lr, native, weight_decay
 from anyoptim.names.composing import upstream
 from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec
 
 _FUSED = replace(FUSED_BACKWARD, default=True)
-_CLIP_VALUE = Hyperparameter("clip_grad_value", float | None, None, "clamp gradients to [-value, value]", POSITIVE)
-_CLIP_NORM = Hyperparameter("clip_grad_norm", float | None, None, "clip the norm, in two backward passes", POSITIVE)
+_CLIP_VALUE = Hyperparameter("clip_grad_value", float | None, None, "clamp gradients to [-value, value]", CLIPS)
+_CLIP_NORM = Hyperparameter("clip_grad_norm", float | None, None, "clip the norm, in two backward passes", CLIPS)
 _ADALOMO = (
     lr(1e-3),
     Hyperparameter(
         "eps", tuple[float, float], (1e-30, 1e-3), "for the squared gradient, for the parameter's RMS", NON_NEGATIVE
     ),
-    Hyperparameter("clip_threshold", float, 1.0, "RMS at which an update is clipped", POSITIVE),
+    Hyperparameter("clip_threshold", float, 1.0, "RMS at which an update is clipped", CLIPS),
     Hyperparameter("decay_rate", float, -0.8, "exponent of the second moment's decay", NON_POSITIVE),
     _CLIP_VALUE,
     weight_decay(),

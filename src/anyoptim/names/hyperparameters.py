@@ -41,7 +41,7 @@ class Interval:
     def outside(self, value: object) -> Real | None:
         """Return the first number of a value, or of a sequence of them, that is not within; ``None`` if all are."""
         for number in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(number, Real) and _float(number) not in self:
+            if isinstance(number, Real) and as_float(number) not in self:
                 return number
         return None
 
@@ -53,7 +53,8 @@ class Interval:
         return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
 
-def _float(number: Real) -> float:
+def as_float(number: Real | float) -> float:
+    """Return a number as a float, infinite where it is beyond all of them."""
     try:
         return float(number)
     except OverflowError:  # an integer of hundreds of digits

@@ -77,12 +77,12 @@ def _class_path(path: str) -> OptimizerSpec:
     if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
         raise UnknownOptimizerError(f"{shortened(path)} is not a class path; write it as package.module:Class.")
     module = packages.load(module_name, needed_by=path, package=module_name.partition(".")[0])
-    constructor: Any = getattr(module, attribute, None)
+    constructor = packages.attribute_of(module, attribute)
     if not _makes_optimizers(constructor):
-        optimizers = [name for name in dir(module) if _makes_optimizers(getattr(module, name, None))]
+        optimizers = [name for name, each in vars(module).items() if _makes_optimizers(each)]
         raise UnknownOptimizerError(
-            f"The module {module_name!r} has no optimizer {attribute!r}: a class path names a subclass of"
-            f" torch.optim.Optimizer, or what anyoptim.register was given.{did_you_mean(attribute, optimizers)}"
+            f"The module {shortened(module_name)} has no optimizer {shortened(attribute)}: a class path names a subclass"
+            f" of torch.optim.Optimizer, or what anyoptim.register was given.{did_you_mean(attribute, optimizers)}"
         )
     return spec_of(constructor, path)
 

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
+from typing import Any
 
 from anyoptim.errors import MissingPackageError
+from anyoptim.text import said
 
 
 def load(module_name: str, *, needed_by: str, package: str, install: str = "", skips_init: bool = False) -> ModuleType:
@@ -29,11 +31,23 @@ def load(module_name: str, *, needed_by: str, package: str, install: str = "", s
     try:
         with _root_logger_kept(), _bare_parents(module_name) if skips_init else nullcontext():
             return importlib.import_module(module_name)
-    except Exception as error:  # a package that does not fit this machine may raise anything when imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a package that does not fit this machine may raise anything when imported
         mend = f"Install it: {install}" if install else "Install it, or mend the name."
         raise MissingPackageError(
-            f"{needed_by} needs the package {package}, which does not import here ({error}). {mend}"
+            f"{needed_by} needs the package {package}, which does not import here ({said(error)}). {mend}"
         ) from error
+
+
+def attribute_of(module: ModuleType, name: str) -> Any:
+    """Return what a module has under a name, ``None`` if nothing; a module that finds it late may raise anything."""
+    try:
+        return getattr(module, name, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return None
 
 
 def need_transformers(needed_by: str) -> None:

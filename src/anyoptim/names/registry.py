@@ -18,6 +18,7 @@ from anyoptim.names.signatures import spec_of
 from anyoptim.names.spec import Implementation, OptimizerSpec
 from anyoptim.names.spelling import normalise
 from anyoptim.names.unmade import Unmade
+from anyoptim.text import said, shortened
 
 ENTRY_POINT_GROUP = "anyoptim.optimizers"
 CATALOGUE = "anyoptim.catalog"
@@ -210,15 +211,24 @@ def _load_catalogue() -> None:
             for spec in specs:
                 _add(spec, replace=False)
         for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-            name = normalise(entry_point.name)
-            if name in _specs or name in _aliases:
-                warnings.warn(
-                    f"The plug-in {entry_point.value} offers the optimizer {name!r}, which exists; it is left out.",
-                    stacklevel=2,
-                )
-                continue
-            _plugins[name] = entry_point
+            _announce(entry_point)
         _catalogue_loaded = True
+
+
+def _announce(entry_point: EntryPoint) -> None:
+    """Add the name of a plug-in, unless it is none or is there."""
+    try:
+        name = normalise(entry_point.name)
+    except OptimError as error:
+        warnings.warn(f"The plug-in {shortened(entry_point.value)} is left out: {error}", stacklevel=3)
+        return
+    if name in _specs or name in _aliases:
+        warnings.warn(
+            f"The plug-in {entry_point.value} offers the optimizer {name!r}, which exists; it is left out.",
+            stacklevel=3,
+        )
+        return
+    _plugins[name] = entry_point
 
 
 def _load_plugin(name: str) -> OptimizerSpec | None:
@@ -229,6 +239,10 @@ def _load_plugin(name: str) -> OptimizerSpec | None:
         loaded = entry_point.load()
         if isinstance(loaded, OptimizerSpec):
             spec = loaded
+            if spec.name != name:
+                raise OptimError(f"its spec is called {shortened(spec.name)}")
+            if not all(isinstance(each, Implementation) for each in (*spec.implementations, spec.default)):
+                raise OptimError("its spec has something else than implementations")
         else:
             spec = spec_of(loaded, name)
             own = dataclasses.replace(spec.default, package=announced.package, licence=announced.licence)
@@ -238,8 +252,10 @@ def _load_plugin(name: str) -> OptimizerSpec | None:
                 return registered(name)
             del _plugins[name]
             _add(spec, replace=False)
-    except Exception as error:  # a stranger's module may raise anything; it must not break ours
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a stranger's module may raise anything; it must not break ours
         _plugins.pop(name, None)
-        warnings.warn(f"The plug-in {entry_point.value} for {name!r} does not load: {error}", stacklevel=2)
+        warnings.warn(f"The plug-in {entry_point.value} for {name!r} does not load: {said(error)}", stacklevel=2)
         return None
     return spec

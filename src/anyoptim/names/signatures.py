@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from anyoptim.errors import OptimError
 from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec
+from anyoptim.text import shortened
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -21,7 +23,7 @@ def hyperparameters_of(constructor: Callable[..., object]) -> tuple[Hyperparamet
     """
     try:
         signature = inspect.signature(constructor, eval_str=True)
-    except (NameError, TypeError):  # annotations that only a type checker can see
+    except Exception:  # annotations that only a type checker can see
         signature = inspect.signature(constructor)
     return tuple(
         Hyperparameter(
@@ -40,8 +42,15 @@ def _evaluated(annotation: object) -> object:
 
 
 def spec_of(constructor: Callable[..., Optimizer], name: str, *, summary: str = "") -> OptimizerSpec:
-    """Describe a class or factory under ``name``, taking hyperparameters from its signature."""
-    package = constructor.__module__.partition(".")[0]
+    """Describe a class or factory under ``name``, taking hyperparameters from its signature.
+
+    Raises:
+        OptimError: it is neither.
+    """
+    can_be_called = inspect.isclass(constructor) or inspect.isroutine(constructor)
+    if not can_be_called:
+        raise OptimError(f"{name}: {shortened(constructor)} is no class and no function that makes optimizers.")
+    package = (constructor.__module__ or "").partition(".")[0]
     doc = (inspect.getdoc(constructor) or "").partition("\n")[0]
     implementation = Implementation(
         name="upstream",

@@ -135,7 +135,7 @@ class Implementation:
         top_level = self.target.partition(":")[0].partition(".")[0]
         try:
             return importlib.util.find_spec(top_level) is not None
-        except ValueError:  # a module that is blocked or half-imported has no __spec__
+        except (ValueError, ImportError):  # a module that is blocked or half-imported has no __spec__
             return False
 
     @property
@@ -166,7 +166,7 @@ class Implementation:
             install=self.pip_install,
             skips_init=self.skips_init,
         )
-        loaded: Callable[..., Optimizer] | None = getattr(module, attribute, None)
+        loaded: Callable[..., Optimizer] | None = packages.attribute_of(module, attribute)
         if loaded is None:
             raise MissingPackageError(
                 f"The installed {self.package} has no {attribute}. Install a newer one: {self.pip_install} --upgrade"

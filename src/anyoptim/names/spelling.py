@@ -10,8 +10,8 @@ from anyoptim.errors import UnknownOptimizerError, did_you_mean
 from anyoptim.text import shortened
 
 WRAPPED = re.compile(r"(?P<wrapper>[^()+]+)\((?P<inner>.+)\)", re.DOTALL)
-_DEEPEST = 50
-"""No name has more wrappers, as each may be there once."""
+LONGEST_NAME = 200
+"""Characters; class paths in all the wrappers there are have fewer."""
 
 
 def normalise(name: str) -> str:
@@ -21,12 +21,12 @@ def normalise(name: str) -> str:
         name: text, or a member of an enum of names, such as ``OptimizerNames``, which stands for its value.
 
     Raises:
-        UnknownOptimizerError: it is nested more deeply than a name can be.
+        UnknownOptimizerError: it is no text, or longer than a name can be.
     """
     name = _text(name).strip()
-    if name.count("(") > _DEEPEST:
+    if len(name) > LONGEST_NAME:
         raise UnknownOptimizerError(
-            f"{shortened(name)} is nested {name.count('(')} deep; each wrapper goes around an optimizer once."
+            f"{shortened(name)} has {len(name)} characters; no name of an optimizer has more than {LONGEST_NAME}."
         )
     wrapped = WRAPPED.fullmatch(name)
     if wrapped:
@@ -48,4 +48,7 @@ def unknown(name: str, known: Iterable[str]) -> UnknownOptimizerError:
 
 
 def _text(name: object) -> str:
-    return str(name.value if isinstance(name, Enum) else name)
+    text = name.value if isinstance(name, Enum) else name
+    if not isinstance(text, str):
+        raise UnknownOptimizerError(f"{shortened(text)} is no name of an optimizer: a name is text.")
+    return text

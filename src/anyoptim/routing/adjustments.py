@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from anyoptim.arguments.overrides import Entry, Overrides
+from anyoptim.arguments.patterns import Pattern
 from anyoptim.errors import OptimArgsError, did_you_mean
 from anyoptim.names.role import EMBEDDINGS, Role
 from anyoptim.routing.places import Place
+from anyoptim.text import shortened
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ def adjust(
         new = [place for place in found if place.name not in entry_of]
         entry_of.update((place.name, entry) for place in new)
         if not new:
-            notes.append(f"groups entry {entry.match!r} is never used: earlier ones match all that it matches")
+            notes.append(f"groups entry {shortened(entry.match)} is never used: earlier ones match all that it matches")
     undecayed: dict[str, str] = {}
     for text in overrides.no_decay:
-        for place in _found(text, places, f"{optimizer}: no_decay {text!r}"):
+        for place in _found(text, places, f"{optimizer}: no_decay {shortened(text)}"):
             undecayed.setdefault(place.name, text)
     _refuse_ineffective(overrides, places, layers, optimizer)
     adjustments: dict[str, Adjustment] = {}
@@ -108,8 +110,8 @@ def _refuse_ineffective(
 
 
 def _found(match: str, places: Sequence[Place], label: str) -> list[Place]:
-    regex = re.compile(match)
-    found = [each for each in places if regex.search(each.name) or regex.search(each.bare_name)]
+    regex = Pattern(match, label, OptimArgsError)
+    found = [each for each in places if regex.finds(each.name) or regex.finds(each.bare_name)]
     if not found:
         parts = {part for each in places for part in each.bare_name.split(".") if not part.isdigit()}
         word = max(re.findall(r"\w+", match) or [match], key=len)

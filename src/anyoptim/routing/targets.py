@@ -6,13 +6,20 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 
+from anyoptim.arguments.limits import refuse_excess, refuse_too_many
+from anyoptim.arguments.patterns import Pattern
 from anyoptim.errors import TargetModulesError, did_you_mean
 from anyoptim.names.role import LINEAR, NAMED_ALONE, ROLE_NOUNS, ROLE_TARGETS, Role
 from anyoptim.routing.places import Place
 from anyoptim.routing.structure import Structure
+from anyoptim.text import read_json, shortened
+
+_PLAIN = re.compile(r"\w*", re.ASCII)
+"""What matches nothing but itself as a regex."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +46,24 @@ class _Pattern:
 
     text: str
     in_list: bool
-    regex: re.Pattern[str] | None = None
-    regex_error: str = ""
 
     def __post_init__(self) -> None:
         self.roles = ROLE_TARGETS.get(self.text.replace("_", "-"))
+        self.plain = self.in_list and _PLAIN.fullmatch(self.text) is not None
+        self.quoted = f"optim_target_modules {shortened(self.text)}"
+
+    @cached_property
+    def regex(self) -> Pattern | TargetModulesError:
+        """What it is as a regex, or why it is none; an item of a list may be a part of names alone."""
         try:
-            self.regex = re.compile(self.text)
-        except re.error as error:
-            self.regex_error = str(error)
+            return Pattern(self.text, self.quoted, TargetModulesError)
+        except TargetModulesError as error:
+            return error
 
     def matches(self, name: str) -> bool:
         if self.in_list and self.text in name:
             return True
-        return self.regex is not None and self.regex.fullmatch(name) is not None
+        return not self.plain and isinstance(self.regex, Pattern) and self.regex.matches(name)
 
     def selects(self, place: Place) -> bool:
         if self.roles is not None:
@@ -101,7 +112,9 @@ def choose_targets(
                 winners[place.name] = pattern.text
                 won += 1
         if not won:
-            notes.append(f"target pattern {pattern.text!r} is never used: earlier patterns match all that it matches")
+            notes.append(
+                f"target pattern {shortened(pattern.text)} is never used: earlier patterns match all that it matches"
+            )
         notes += _left_out(pattern, structure, winners)
     usual = {pattern.text: Choice(pattern.text) for pattern in patterns}
     overlapping = {name: Choice(winners[name], tuple(later)) for name, later in also.items()}
@@ -113,6 +126,7 @@ def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
         raise TargetModulesError(
             f"{optimizer} needs optim_target_modules: give 'all-linear', a regex, or a list such as ['attn', 'mlp']."
         )
+    refuse_excess(target_modules, "optim_target_modules", TargetModulesError)
     target_modules = _read_list(target_modules)
     if isinstance(target_modules, str):
         patterns = [_Pattern(target_modules, in_list=False)]
@@ -125,13 +139,14 @@ def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
     else:
         raise TargetModulesError(
             "optim_target_modules must be a regex, 'all-linear', 'hidden-matrices' or a list of strings, not"
-            f" {target_modules!r}."
+            f" {shortened(target_modules)}."
         )
+    refuse_too_many(len(patterns), "optim_target_modules", TargetModulesError)
     for pattern in patterns:
         if not pattern.text:
             raise TargetModulesError("optim_target_modules has an empty pattern, which would match every module.")
-        if pattern.regex_error and not pattern.in_list:
-            raise TargetModulesError(f"optim_target_modules {pattern.text!r} is no valid regex: {pattern.regex_error}.")
+        if not pattern.in_list and isinstance(pattern.regex, TargetModulesError):
+            raise pattern.regex
     return patterns
 
 
@@ -139,7 +154,7 @@ def _read_list(target_modules: object) -> object:
     """Return the list that a text is, if it is one in JSON."""
     if isinstance(target_modules, str) and target_modules.lstrip().startswith("["):
         try:
-            return json.loads(target_modules)
+            return read_json(target_modules)
         except ValueError:  # a regex may begin with a bracket, too
             return target_modules
     return target_modules
@@ -151,7 +166,8 @@ def _left_out(pattern: _Pattern, structure: Structure, winners: Mapping[str, str
         if place.name in winners or place.role not in (Role.TIED_EMBEDDING, Role.EMBEDDING):
             continue
         if (pattern.roles is LINEAR and place.role is Role.TIED_EMBEDDING) or pattern.matches(module_name):
-            yield f"target pattern {pattern.text!r} leaves out {module_name} (its weight is shared with {place.name})"
+            what = f"{module_name} (its weight is shared with {place.name})"
+            yield f"target pattern {shortened(pattern.text)} leaves out {what}"
             return
 
 
@@ -159,7 +175,7 @@ def _left_out(pattern: _Pattern, structure: Structure, winners: Mapping[str, str
 
 
 def _nothing_chosen(pattern: _Pattern, structure: Structure, roles: frozenset[Role], optimizer: str) -> str:
-    quoted = f"optim_target_modules {pattern.text!r}"
+    quoted = pattern.quoted
     trained = {each.role for each in structure.places if each.parameter.requires_grad}
     lora = sorted(str(each) for each in trained & roles & {Role.LORA_A, Role.LORA_B})
     if pattern.roles is not None and lora:
@@ -186,14 +202,14 @@ def _nothing_chosen(pattern: _Pattern, structure: Structure, roles: frozenset[Ro
             f"{optimizer} has nothing to work on: the model has no {noun} that it can take; name others in"
             f" optim_target_modules, or take another optimizer. {_examples(structure, roles)}"
         ).rstrip()
-    if pattern.regex_error:
-        return f"{quoted} is no module name and no valid regex: {pattern.regex_error}."
+    if isinstance(pattern.regex, TargetModulesError):
+        return f"{pattern.regex} It is no part of a module's name, either."
     names = sorted({each.module_name for each in structure.places if each.role in roles})
     if not names:
         return f"{quoted} matches nothing: the model has no matrix that {optimizer} can take."
     written = _as_it_is_meant(pattern, structure)
     if written:
-        return f"{quoted} is a regex, which no module's whole name matches; write {written!r}."
+        return f"{quoted} is a regex, which no module's whole name matches; write {shortened(written)}."
     word = max(re.findall(r"\w+", pattern.text) or [pattern.text], key=len)
     parts = {part for name in names for part in name.split(".") if not part.isdigit()}
     close = did_you_mean(pattern.text, ROLE_TARGETS) or did_you_mean(word, sorted(parts))
