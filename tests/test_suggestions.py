@@ -56,7 +56,7 @@ TYPOS = {
     "stabel_adamw": "stable_adamw",
     "adn": "adan",
     "timm/lam": "timm/lamb",
-    "timm/adamv": "timm/adamw",
+    "timm/adamww": "timm/adamw",
     "fused_adamw": "timm/fusedadamw",
 }
 
