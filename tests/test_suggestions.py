@@ -81,7 +81,9 @@ def test_one_slip_in_any_name_is_forgiven() -> None:
     for name in names:
         at = chance.randrange(len(name) - 1)
         head, tail = name[:at], name[at + 1 :]
-        wrong = chance.choice([head + tail, head + chance.choice("abcdefgh_") + tail, head + tail[0] + name[at] + tail[1:]])
+        wrong = chance.choice(
+            [head + tail, head + chance.choice("abcdefgh_") + tail, head + tail[0] + name[at] + tail[1:]]
+        )
         if wrong not in names:
             tried += 1
             found += name in closest(wrong, names)[:3]
