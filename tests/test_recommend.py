@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +99,41 @@ def test_what_the_command_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "adamw_torch does not fit" in text
     assert 'optim="lomo"' in text
     assert "and 1 more; --top 0 shows all" in text
-    with pytest.raises(anyoptim.OptimError, match="take more ranks"):
-        recommend_command("tiny-llama", "1MB")
+    for as_json in (False, True):
+        with pytest.raises(anyoptim.OptimError, match="take more ranks"):
+            recommend_command("tiny-llama", "1MB", as_json=as_json)
+        assert capsys.readouterr().out == ("[]\n" if as_json else "")
+
+
+@pytest.mark.parametrize(("in_terminal", "as_json"), [(True, False), (True, True), (False, False)])
+def test_progress_is_for_a_person_who_waits(
+    in_terminal: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("anyoptim.cli.recommend.list_optimizers", lambda **_: ["sgd", "lomo"])
+    leader, follower = os.openpty()
+    if in_terminal:
+        monkeypatch.setattr(sys, "stderr", os.fdopen(follower, "w"))
+    recommend_command("tiny-llama", "7MiB", as_json=as_json)
+    os.set_blocking(leader, False)
+    shown = os.read(leader, 100_000).decode() if in_terminal and not as_json else ""
+    assert ("planning" in shown and "2/2" in shown) == (in_terminal and not as_json)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(BlockingIOError):  # nothing more
+        os.read(leader, 1)
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("24GiB", 24 * 2**30), ("24g", 24 * 2**30), ("80 GB", 80 * 10**9), ("1.5k", 1536), ("7", 7)]
+    ("text", "count"), [("24GiB", 24 * 2**30), ("24g", 24 * 2**30), ("80 GB", 80 * 10**9), ("1.5k", 1536), ("7 B", 7)]
 )
 def test_amounts_of_memory(text: str, count: int) -> None:
     assert read_bytes(text) == count
+
+
+@pytest.mark.parametrize(("text", "mend"), [("24", "24GiB"), (" 80 ", "80GiB"), ("0.5", "0.5GiB"), ("0", "0GiB")])
+def test_a_number_without_a_unit_is_no_amount(text: str, mend: str) -> None:
+    with pytest.raises(anyoptim.OptimError, match=f"without a unit; write {mend}"):
+        read_bytes(text)
+    assert read_bytes(mend) == float(text) * 2**30
 
 
 @pytest.mark.parametrize("text", ["", "GB", "24 apples", "-1G", "1..5G", "\N{ARABIC-INDIC DIGIT TWO}G"])

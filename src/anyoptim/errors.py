@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -36,11 +36,34 @@ class MissingPackageError(OptimError, ImportError):
 
 def did_you_mean(wrong: str, known: Iterable[str], *, count: int = 3) -> str:
     """Return " Did you mean 'x' or 'y'?" for the names of ``known`` closest to ``wrong``, or ""."""
-    candidates = list(dict.fromkeys(known))
-    begun = sorted((name for name in candidates if len(wrong) >= 3 and name.startswith(wrong)), key=len)
-    inside = [name for name in candidates if len(wrong) >= 3 and wrong in name]
-    close = difflib.get_close_matches(wrong, candidates, n=count, cutoff=0.6) or inside
-    close = list(dict.fromkeys([*begun, *close]))[:count]
-    if not close:
-        return ""
-    return f" Did you mean {' or '.join(repr(name) for name in close)}?"
+    close = closest(wrong, known)[:count]
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def closest(wrong: str, known: Iterable[str]) -> list[str]:
+    """Return the names of ``known`` that somebody who wrote ``wrong`` may have meant, the most likely first.
+
+    One slip in three letters is forgiven. A name counts as a whole, by its beginning, by its last part, or, without
+    a slip, by what stands in it.
+    """
+    from rapidfuzz.distance import OSA, JaroWinkler
+
+    text = _compared(wrong)
+    forgiven = max(1, len(text) // 3) if len(text) > 1 else 0
+    ranked = []
+    for name in dict.fromkeys(known):
+        whole = _compared(name)
+        ways = [(OSA.distance(text, whole), 0.0)]
+        if len(text) > 2:
+            beginnings = {whole[: len(text) + more] for more in (-1, 0, 1)}
+            ways.append((min(OSA.distance(text, each) for each in beginnings), 1.0))
+            ways.append((OSA.distance(text, re.split(r"[/._:]", whole)[-1]), 1.2))
+            ways += [(0, 1.4)] if text in whole else []
+        costs = [slips + further for slips, further in ways if slips <= forgiven]
+        if costs:
+            ranked.append((min(costs), -JaroWinkler.similarity(text, whole), name))
+    return [name for _, _, name in sorted(ranked)]
+
+
+def _compared(name: str) -> str:
+    return name.lower().replace("-", "_")

@@ -27,7 +27,7 @@ def format_bytes(count: int | None) -> str:
     return f"{size:.3g} TiB"
 
 
-_UNITS = {"": 1, "b": 1} | {
+_UNITS = {"b": 1} | {
     f"{letter}{rest}": base**power
     for power, letter in enumerate("kmgt", start=1)
     for rest, base in (("", 1024), ("ib", 1024), ("b", 1000))
@@ -35,12 +35,14 @@ _UNITS = {"": 1, "b": 1} | {
 
 
 def read_bytes(text: str) -> int:
-    """Read a number of bytes as a person writes it: ``24GiB``, ``24G`` (the same), ``24GB`` (24e9), ``1024``.
+    """Read a number of bytes as a person writes it: ``24GiB``, ``24G`` (the same), ``24GB`` (24e9).
 
     Raises:
-        OptimError: it is none.
+        OptimError: it is none, or a number without a unit.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text, flags=re.ASCII)
+    if found is not None and not found[2]:
+        raise OptimError(f"{text.strip()!r} is a number without a unit; write {text.strip()}GiB.")
     if found is None or found[2].lower() not in _UNITS:
         raise OptimError(f"{text!r} is no amount of memory; write it as 24GiB or 80GB.")
     return int(float(found[1]) * _UNITS[found[2].lower()])

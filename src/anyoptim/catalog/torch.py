@@ -54,7 +54,7 @@ ADAMW = OptimizerSpec(
     summary="AdamW of torch.optim",
     paper="arXiv 1711.05101",
     usual_lr=(1e-6, 3e-3),
-    aliases=("torch/adamw",),
+    aliases=("adamw", "torch/adamw"),
     traits=Traits(adam_fields=True, flat_pieces=True),
     implementations=_torch(
         "AdamW",

@@ -9,25 +9,29 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
 
 import anyoptim
 from anyoptim.cli import check, compare, demo, doctor, info, list, plan, recommend, run
+from anyoptim.cli.output import INTERRUPTED, print_error
+from anyoptim.cli.usage import Commands, is_usage_error, usage_sentence
 from anyoptim.errors import OptimError
 
 app = typer.Typer(
+    cls=Commands,
     help="Any optimizer through one optim= string.",
     epilog="Exit codes: 0 done; 1 it cannot be done, as one sentence says; 2 the command line is wrong; 130 Ctrl-C.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
 
+BRACKET = "\\["
+"""An opening bracket in rich's markup."""
+
+
 def _add(name: str, module: ModuleType, command: Callable[..., None], **settings: Any) -> None:
-    examples = (f"[cyan]{escape(each)}[/cyan]" for each in module.EXAMPLES)
+    # typer reads what stands here as markup
+    examples = (f"[cyan]{each.replace('[', BRACKET)}[/cyan]" for each in module.EXAMPLES)
     app.command(name, epilog="\n\n".join(("[bold]Examples[/bold]", *examples)), **settings)(command)
 
 
@@ -72,16 +76,23 @@ def main() -> None:
     if "--debug" in sys.argv and "run" not in sys.argv[: sys.argv.index("--debug")]:
         sys.argv.remove("--debug")
         sys.argv.insert(1, "--debug")
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
-        app()
+        raise SystemExit(app(standalone_mode=False))
     except OptimError as error:
         if _debug:
             raise
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        print_error(str(error))
         raise SystemExit(1) from None
-    except Exception as error:  # what nobody thought of is a sentence, too
+    except typer.Abort:
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        if is_usage_error(error):
+            print_error(usage_sentence(error))
+            raise SystemExit(getattr(error, "exit_code", 2)) from None
         if _debug:
             raise
-        what = Text.assemble(("error: ", "bold red"), f"{type(error).__name__}: {error} (--debug shows where)")
-        Console(stderr=True).print(what, soft_wrap=True)
+        # what nobody thought of is a sentence, too
+        print_error(f"{type(error).__name__}: {error} (--debug shows where)")
         raise SystemExit(1) from None

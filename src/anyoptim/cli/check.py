@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
-from anyoptim.cli.output import INTERRUPTED, AsJson, Name, print_json, print_rich
+from anyoptim.cli.output import INTERRUPTED, print_json, print_rich
+from anyoptim.cli.parameters import AsJson, Name
 from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.names.lookup import optimizer_info
 
@@ -29,6 +29,8 @@ def check_command(
     as_json: AsJson = False,
 ) -> None:
     """Run the conformance kit on an optimizer; exit code 1 if a promise is not kept."""
+    from rich.text import Text
+
     from anyoptim.testing import CHECKS, check_optimizer
 
     unknown = [each for each in checks or () if each not in CHECKS]

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from anyoptim.cli.output import INTERRUPTED, AsJson, complete_name
-from anyoptim.comparing.progress import shown_on
+from anyoptim.cli.output import INTERRUPTED, console
+from anyoptim.cli.parameters import AsJson, complete_name
 from anyoptim.errors import OptimError
 from anyoptim.names import packages
 from anyoptim.names.lookup import optimizer_info
@@ -82,10 +81,10 @@ def run_comparison(
     for name in (*names, *optim_args):
         optimizer_info(name)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    console = Console(stderr=as_json)
-    if not console.is_terminal:
-        console = Console(stderr=as_json, width=120)
-    show = shown_on(console)
+    from anyoptim.comparing.progress import shown_on
+
+    screen = console(sys.stderr if as_json else None)
+    show = shown_on(screen)
     with show("importing torch and transformers"):
         packages.need_transformers(needed_by)
         for package in ("matplotlib", "jinja2"):
@@ -103,7 +102,7 @@ def run_comparison(
             steps=steps,
             optim_args={optimizer_info(name).name: text for name, text in optim_args.items()},
         )
-    if not compare(comparison, console, show, as_json=as_json):
+    if not compare(comparison, screen, show, as_json=as_json):
         raise typer.Exit(INTERRUPTED)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from anyoptim.cli.compare import run_comparison
-from anyoptim.cli.output import AsJson
+from anyoptim.cli.parameters import AsJson
 
 EXAMPLES = ("anyoptim demo --steps 2 --optim adalomo --optim apollo_mini --output out",)
 

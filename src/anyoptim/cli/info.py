@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-from rich.text import Text
-
-from anyoptim.arguments.overrides import GROUP_OPTIONS
-from anyoptim.arguments.values import type_name
 from anyoptim.cli.list import spec_summary
-from anyoptim.cli.output import AsJson, Name, print_json, print_rich
+from anyoptim.cli.output import print_json, print_rich
+from anyoptim.cli.parameters import AsJson, Name
 from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import OptimizerSpec
@@ -22,6 +18,12 @@ def info_command(name: Name, as_json: AsJson = False) -> None:
     spec = optimizer_info(name)
     if as_json:
         return print_json(spec_details(spec))
+    from rich.table import Table
+    from rich.text import Text
+
+    from anyoptim.arguments.overrides import GROUP_OPTIONS
+    from anyoptim.arguments.values import type_name
+
     print_rich(Text.assemble((spec.name, "bold"), f": {spec.summary}"))
     facts = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     facts.add_row("aliases", ", ".join(spec.aliases) or "-")
@@ -67,6 +69,8 @@ def _meaning(hyperparameter: Hyperparameter) -> str:
 
 def spec_details(spec: OptimizerSpec) -> dict[str, object]:
     """Return all that a spec says, as plain values."""
+    from anyoptim.arguments.values import type_name
+
     return {
         **spec_summary(spec),
         "paper": spec.paper,

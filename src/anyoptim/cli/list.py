@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
-from rich.table import Table
 
-from anyoptim.cli.output import AsJson, print_json, print_rich
+from anyoptim.cli.output import print_columns, print_json
+from anyoptim.cli.parameters import AsJson
 from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.names.registry import list_optimizers, listed
 from anyoptim.names.spec import OptimizerSpec
@@ -24,28 +24,49 @@ def list_command(
 ) -> None:
     """List the registered optimizers."""
     names = list_optimizers(pattern, package=package, installed=installed or None, commercial=commercial or None)
-    specs = [listed(name) for name in names]
+    found = [spec_summary(listed(name)) for name in names]
     if as_json:
-        return print_json([spec_summary(spec) for spec in specs])
-    if not specs:
-        packages = {spec.package for spec in map(listed, list_optimizers())}
-        if package is not None and package not in packages:
-            raise OptimError(f"No optimizer is of a package {package!r}.{did_you_mean(package, packages)}")
-        origin = f" in package {package!r}" if package else ""
-        close = did_you_mean(pattern, list_optimizers())
-        raise OptimError(f"No optimizer matches {pattern!r}{origin}.{close} `anyoptim list` shows every name.")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("name", "package", "licence", "summary"):
-        table.add_column(column, no_wrap=column != "summary")
-    for spec in specs:
-        missing = "" if spec.installed else " (not installed)"
-        table.add_row(
-            spec.name, spec.package + missing, spec.licence, spec.summary, style="" if spec.installed else "dim"
+        print_json(found)
+    if not found:
+        raise OptimError(_nothing(pattern, package))
+    if not as_json:
+        print_columns(
+            ("name", "package", "licence", "summary"),
+            [
+                (
+                    each["name"],
+                    each["package"] + ("" if each["installed"] else " (not installed)"),
+                    each["licence"],
+                    each["summary"],
+                )
+                for each in found
+            ],
+            dim=[not each["installed"] for each in found],
         )
-    print_rich(table)
 
 
-def spec_summary(spec: OptimizerSpec) -> dict[str, object]:
+def _nothing(pattern: str, package: str | None) -> str:
+    every = list_optimizers()
+    packages = {listed(name).package for name in every}
+    if package is not None and package not in packages:
+        return f"No optimizer is of a package {package!r}.{did_you_mean(package, packages)}"
+    origin = f" in package {package!r}" if package else ""
+    close = did_you_mean(pattern, every)
+    return f"No optimizer matches {pattern!r}{origin}.{close} `anyoptim list` shows every name."
+
+
+class Summary(TypedDict):
+    """What a list says of a name, as plain values."""
+
+    name: str
+    aliases: list[str]
+    package: str
+    licence: str
+    installed: bool
+    summary: str
+
+
+def spec_summary(spec: OptimizerSpec) -> Summary:
     """Return what a list says of a name, as plain values."""
     return {
         "name": spec.name,

@@ -1,49 +1,18 @@
-"""How every command answers: JSON or rich text on stdout, and the options that all of them share."""
+"""How every command answers: on stdout JSON, columns or rich text, an error as one line on stderr.
+
+A text is written as it is: a console of ours reads no markup, no emoji, and colours nothing by its look, since names,
+patterns, paths and messages may hold brackets and colons. What is styled is a ``rich.text.Text``.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import IO, Annotated
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING
 
-import typer
-from rich.console import Console, RenderableType
-
-from anyoptim.names.registry import list_optimizers
-
-
-def complete_name(incomplete: str) -> list[str]:
-    """Return the names of optimizers that begin so, for the shell's completion."""
-    return [name for name in list_optimizers() if name.startswith(incomplete)]
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """Return the presets that begin so."""
-    from anyoptim.integrations.presets import PRESETS
-
-    return [name for name in PRESETS if name.startswith(incomplete)]
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-Name = Annotated[
-    str, typer.Argument(help="An optimizer's name, alias or class path module:Class.", autocompletion=complete_name)
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        help="A config.json, a folder with one, or a preset such as tiny-llama.", autocompletion=complete_model
-    ),
-]
-
-Dtype = Annotated[str, typer.Option(help="dtype of the weights.")]
-Ranks = Annotated[int, typer.Option(min=1, help="Processes that share the memory.")]
-Sharding = Annotated[
-    str,
-    typer.Option(
-        help="How they share it: ddp, fsdp2, zero1, zero2 or zero3.",
-        autocompletion=lambda: ["ddp", "fsdp2", "zero1", "zero2", "zero3"],
-    ),
-]
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -52,14 +21,58 @@ WIDE = 160
 """Columns of what is piped, so that nothing is cut."""
 
 
+def console(to: IO[str] | None = None) -> Console:
+    """Return the console of a stream, stdout if ``None``; piped output is wide and has no colours."""
+    from rich.console import Console
+
+    def made(width: int | None = None) -> Console:
+        return Console(file=to, width=width, markup=False, emoji=False, highlight=False)
+
+    return made() if made().is_terminal else made(WIDE)
+
+
 def print_json(value: object) -> None:
     """Write JSON to stdout, in colour nowhere."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def print_rich(value: RenderableType, to: IO[str] | None = None) -> None:
-    """Write to stdout, or to another stream; piped output is wide and has no colours."""
-    console = Console(file=to)
-    if not console.is_terminal:
-        console = Console(file=to, width=WIDE)
-    console.print(value)
+    """Write to stdout, or to another stream."""
+    console(to).print(value)
+
+
+def print_error(sentence: str) -> None:
+    """Write what is wrong to stderr, as one line however long it is."""
+    from rich.text import Text
+
+    console(sys.stderr).print(Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True)
+
+
+def print_columns(titles: Sequence[str], rows: Sequence[Sequence[str]], dim: Sequence[bool]) -> None:
+    """Write a long table to stdout: one line a row where it is piped, the last column wrapped in a terminal.
+
+    A table of rich's takes a second for some hundred rows.
+
+    Args:
+        titles: of the columns.
+        rows: the cells of each.
+        dim: for each row, whether it is of less interest.
+    """
+    rows = [[" ".join(cell.split()) for cell in row] for row in rows]
+    widths = [max(len(row[index]) for row in (titles, *rows)) for index in range(len(titles) - 1)]
+    lines = ["  ".join([*map(str.ljust, row[:-1], widths), row[-1]]) for row in (titles, *rows)]
+    if not sys.stdout.isatty():
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return
+    import textwrap
+
+    from rich.text import Text
+
+    screen = console()
+    indent = sum(widths) + 2 * len(widths)
+    room = max(screen.width, indent + 20)
+    written = Text()
+    for line, style in zip(lines, ["bold", *("dim" if each else "" for each in dim)], strict=True):
+        text = textwrap.fill(line[indent:], room - indent).replace("\n", "\n" + " " * indent)
+        written.append(f"{line[:indent]}{text}\n", style)
+    screen.print(written, soft_wrap=True, end="")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from anyoptim.cli.output import AsJson, Dtype, Model, Name, Ranks, Sharding, print_json, print_rich
+from anyoptim.cli.output import print_json, print_rich
+from anyoptim.cli.parameters import AsJson, Dtype, Model, Name, Ranks, Sharding
 from anyoptim.names.lookup import optimizer_info
 
 EXAMPLES = (

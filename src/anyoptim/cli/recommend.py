@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from anyoptim.cli.output import AsJson, Dtype, Model, Ranks, Sharding, print_json, print_rich
+from anyoptim.cli.output import console, print_json, print_rich
+from anyoptim.cli.parameters import AsJson, Dtype, Model, Ranks, Sharding
 from anyoptim.errors import OptimError
 from anyoptim.names.registry import list_optimizers, listed
 from anyoptim.text import format_bytes, read_bytes
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from anyoptim.memory.footprint import Footprint
 
 EXAMPLES = (
@@ -39,28 +43,25 @@ def recommend_command(
     from anyoptim.planning.plan import BESIDE
     from anyoptim.planning.recommending import recommend
 
-    on_meta = meta_model(model, dtype)
     names = [
         name
         for name in list_optimizers(installed=True, commercial=commercial or None)
         if not listed(name).is_wrapper and (every or "/" not in name)
     ]
-    with Console(stderr=True).status("planning") as status:
-        found = recommend(
-            on_meta,
-            available,
-            names,
-            ranks=ranks,
-            how=sharding,
-            on_each=lambda name: status.update(f"planning {name}"),
-        )
+    with _progress(len(names), hidden=as_json) as tell:
+        on_meta = meta_model(model, dtype)
+        found = recommend(on_meta, available, names, ranks=ranks, how=sharding, on_each=tell)
     shown = found[: top or None]
     if as_json:
-        return print_json([each.to_dict() for each in shown])
+        print_json([each.to_dict() for each in shown])
     if not found:
         raise OptimError(
             f"Nothing trains {model} in {dtype} within {memory}: take more ranks, bf16 weights or a smaller model."
         )
+    if as_json:
+        return
+    from rich.text import Text
+
     print_rich(
         Text(
             f"{len(found)} of {len(names)} optimizers train {model} in {dtype} within {memory}"
@@ -76,7 +77,28 @@ def recommend_command(
         print_rich(Text(f"{BESIDE} does not fit", style="yellow"))
 
 
+@contextmanager
+def _progress(count: int, *, hidden: bool) -> Iterator[Callable[[str], None]]:
+    """Show on stderr how many names are planned, if it is a terminal; gives what is to be told each name."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        TextColumn("planning"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=console(sys.stderr),
+        transient=True,
+        disable=hidden or not sys.stderr.isatty(),
+    ) as progress:
+        bar = progress.add_task("", total=count)
+        yield lambda name: progress.update(bar, description=name, advance=1)
+
+
 def _entry(name: str, footprint: Footprint, line: str) -> Text:
+    from rich.text import Text
+
     parts = (("weights", footprint.weights), ("gradients", footprint.gradients), ("state", footprint.state))
     return Text.assemble(
         (name, "bold"),

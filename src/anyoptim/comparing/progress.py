@@ -12,6 +12,7 @@ from typing import IO, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 EVERY = 8.0
 """Seconds between two lines: never more than ten, also where the machine is busy."""
@@ -70,14 +71,14 @@ class _Bar(Work):
 @contextmanager
 def _as_bar(console: Console, what: str, steps: int = 0) -> Iterator[Work]:
     if not steps:
-        with console.status(what):
+        with console.status(Text(what)):
             yield Work(steps)
         return
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[loss]}", markup=False),
         TimeElapsedColumn(),
         console=console,
     ) as progress:

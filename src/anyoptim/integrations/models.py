@@ -1,8 +1,10 @@
-"""Models from a configuration: a preset, a transformers ``config.json``, or a checkpoint folder."""
+"""Models from a configuration: a file, a preset, an architecture of transformers, or a model in the Hub's cache."""
 
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 
 from anyoptim.arguments.values import convert
 from anyoptim.errors import OptimError, did_you_mean
-from anyoptim.integrations.presets import PRESETS
+from anyoptim.integrations.presets import PRESETS, architectures
 from anyoptim.names.packages import need_transformers
 
 
@@ -18,27 +20,80 @@ def load_config(source: str) -> Any:
     """Read a model configuration without any network.
 
     Args:
-        source: a name of ``PRESETS``, the path of a ``config.json``, or of a folder that holds one.
+        source: a name of ``PRESETS``; the path of a ``config.json``, or of a folder that holds one; an architecture of
+            transformers such as ``gpt2``, which has its default sizes; or the id of a model whose configuration is in
+            the Hub's local cache.
 
     Raises:
-        OptimError: no such preset or file, or no configuration in it.
+        OptimError: there is none of these, or no configuration in it.
         MissingPackageError: transformers is not installed.
     """
     need_transformers("A model configuration")
-    from transformers import AutoConfig, LlamaConfig
+    from transformers import CONFIG_MAPPING, LlamaConfig
 
     if source in PRESETS:
         return LlamaConfig(**PRESETS[source])
     path = Path(source).expanduser()
-    if not path.exists():
-        raise OptimError(
-            f"No model {source!r}: give a config.json, a folder with one, or a preset "
-            f"({', '.join(PRESETS)}).{did_you_mean(source, PRESETS)}"
-        )
+    if path.is_file() or (path / "config.json").is_file():
+        return _read(path)
+    if source in CONFIG_MAPPING:
+        return _default(source)
+    cached = _in_cache(source)
+    if cached is not None:
+        return _read(cached)
+    if path.is_dir():
+        raise OptimError(f"The folder {source!r} holds no config.json; give the folder of a saved model.")
+    raise OptimError(_unknown(source))
+
+
+def _read(path: Path) -> Any:
+    from transformers import AutoConfig
+
     try:
-        return AutoConfig.from_pretrained(str(path))
+        return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise OptimError(f"{path} holds no transformers configuration: {str(error).partition(chr(10))[0]}") from error
+        raise OptimError(f"{path} holds no transformers configuration: {_first_line(error)}") from error
+
+
+def _default(architecture: str) -> Any:
+    """Return the configuration of an architecture as transformers makes it from nothing."""
+    from transformers import CONFIG_MAPPING
+
+    try:
+        return CONFIG_MAPPING[architecture]()
+    except Exception as error:  # one made of others needs to be told which; each says so in its own way
+        raise OptimError(
+            f"The architecture {architecture!r} has no default sizes ({_first_line(error)}); give a config.json."
+        ) from error
+
+
+def _in_cache(model_id: str) -> Path | None:
+    """Return where the Hub's local cache holds a model's configuration, if it does."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model_id, "config.json")
+    except HFValidationError:  # it can be no id
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _unknown(source: str) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cached = [each.name[8:].replace("--", "/") for each in Path(HF_HUB_CACHE).glob("models--*")]
+    close = did_you_mean(source, [*PRESETS, *architectures(), *cached])
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source, re.ASCII):
+        return (
+            f"There is no file {source!r}, nor is it in the Hub's local cache.{close} To fetch its configuration, run:"
+            f" hf download {source} config.json"
+        )
+    return (
+        f"No model {source!r}: give a config.json, a folder with one, a preset such as tiny-llama, or an architecture"
+        f" of transformers such as gpt2.{close} The configuration of a model of the Hub is"
+        " fetched by: hf download ORGANISATION/NAME config.json"
+    )
 
 
 def make_model(config: Any, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Any:
@@ -55,25 +110,43 @@ def make_model(config: Any, *, device: str = "cpu", dtype: torch.dtype | None = 
     """
     import transformers
 
-    architecture = _architecture(config)
+    make = _maker(config)
     before = torch.get_default_dtype()
     # drawing random numbers that have no place takes as long as all the rest
     values = _without_values() if device == "meta" else contextlib.nullcontext()
     try:
         torch.set_default_dtype(dtype or before)
         with torch.device(device), values:
-            if architecture is not None:
-                return architecture(config)
-            autos: tuple[Any, ...] = (transformers.AutoModelForCausalLM, transformers.AutoModel)
-            for auto in autos:
-                if type(config) in auto._model_mapping:
-                    return auto.from_config(config)
+            model = make(config)
+        model.tie_weights()  # which is left out with the values
+    except Exception as error:  # of one model in hundreds: sizes that do not fit, or another package that it needs
+        raise OptimError(
+            f"transformers {transformers.__version__} cannot build the model of {type(config).__name__}:"
+            f" {type(error).__name__}: {_first_line(error)}"
+        ) from error
     finally:
         torch.set_default_dtype(before)
-    raise OptimError(f"transformers {transformers.__version__} has no model for {type(config).__name__}.")
+    return model
 
 
-def _architecture(config: Any) -> Any:
+def _maker(config: Any) -> Callable[[Any], Any]:
+    """Return what makes the model: the class that the configuration names, else its causal language model, or any."""
+    import transformers
+
+    architecture = _architecture(config)
+    if architecture is not None:
+        return architecture
+    autos: tuple[Any, ...] = (transformers.AutoModelForCausalLM, transformers.AutoModel)
+    for auto in autos:
+        if type(config) in auto._model_mapping:
+            return auto.from_config
+    raise OptimError(
+        f"transformers {transformers.__version__} has no model for {type(config).__name__} alone; give the configuration"
+        " of the whole model."
+    )
+
+
+def _architecture(config: Any) -> Callable[[Any], Any] | None:
     """Return the class that a configuration names, if it names one: a file must not call whatever it likes."""
     import transformers
 
@@ -87,7 +160,7 @@ def _architecture(config: Any) -> Any:
             f"architectures names {name!r}, which is no model of transformers {transformers.__version__} for"
             f" {type(config).__name__}; without that entry its causal language model is taken."
         )
-    return found
+    return found  # type: ignore[no-any-return]  # as checked
 
 
 def meta_model(source: str, dtype: str) -> Any:
@@ -99,6 +172,11 @@ def meta_model(source: str, dtype: str) -> Any:
     """
     weights: Any = convert(dtype, "torch.dtype", "--dtype")
     return make_model(load_config(source), device="meta", dtype=weights)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.partition("\n")[0]
 
 
 def _without_values() -> Any:

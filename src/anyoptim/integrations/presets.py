@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 _LLAMA = {"vocab_size": 256, "max_position_embeddings": 512, "tie_word_embeddings": False}
@@ -34,3 +38,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Llama configurations by name: a byte-level one, the sizes of the APOLLO and GaLore papers, and Llama 2's largest."""
+
+
+@cache
+def architectures() -> tuple[str, ...]:
+    """Return the names that the installed transformers has for its architectures, such as ``gpt2``.
+
+    They are read from its source, since importing them takes seconds, for which no shell should wait.
+    """
+    found = importlib.util.find_spec("transformers")
+    if found is None or found.origin is None:
+        return ()
+    folder = Path(found.origin).parent / "models" / "auto"
+    files = (folder / "auto_mappings.py", folder / "configuration_auto.py")  # in transformers 4 there is one
+    text = "".join(each.read_text(encoding="utf-8") for each in files if each.is_file())
+    return tuple(dict.fromkeys(re.findall(r'"([\w.-]+)"[,:] "(?!Auto)\w+Config"', text)))

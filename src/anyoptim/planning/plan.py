@@ -179,7 +179,7 @@ class Plan(Blueprint):
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=132, color_system=None)
+        console = Console(width=132, color_system=None, markup=False, emoji=False, highlight=False)
         with console.capture() as capture:
             console.print(self)
         return capture.get().rstrip()

@@ -50,7 +50,7 @@ def plan_table(
         values.add_column(column)
     for name, setting in plan.hyperparameters.items():
         dim = "dim" if setting.source == "default" else ""
-        values.add_row(name, str(setting.value), setting.source, style=dim)
+        values.add_row(name, Text(str(setting.value)), setting.source, style=dim)
     parts.append(values)
 
     if memory:
@@ -66,7 +66,7 @@ def plan_table(
             number = title in ("lr", "weight decay", "rank")
             groups.add_column(title.replace(" ", "\n"), justify="right" if number else "left", overflow="fold")
         for row in rows:
-            groups.add_row(*(row[title] for title in ("names", "tensors", "elements", "role", *shown)))
+            groups.add_row(*(Text(row[title]) for title in ("names", "tensors", "elements", "role", *shown)))
         parts.append(groups)
         parts.append(_memory_table(plan, memory, ranks, sharding))
     for sentence in advice:
