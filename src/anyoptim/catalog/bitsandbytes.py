@@ -38,6 +38,9 @@ SPECS = indexed(
             "torch's tracing of its kernel fails": "lamb lamb_8bit lamb_32bit lars lars_8bit lars_32bit",
         },
     },
+    unsteady={
+        "bf16": {"on CUDA no kernel takes bf16 beside a small tensor's 32-bit state": "adagrad_8bit rmsprop_8bit"},
+    },
     facts={
         "adamw_8bit": _known_to_transformers("adamw_8bit", "adamw_bnb_8bit"),
         "paged_adamw_32bit": _known_to_transformers("paged_adamw_32bit"),

@@ -29,6 +29,7 @@ def _upstream(
     *hyperparameters: Hyperparameter,
     refused: dict[str, str] | None = None,
     limits: dict[str, str] | None = None,
+    unsteady: dict[str, str] | None = None,
 ) -> Implementation:
     return Implementation(
         name="upstream",
@@ -41,6 +42,7 @@ def _upstream(
         hyperparameters=hyperparameters,
         refused=refused or {},
         limits=limits or {},
+        unsteady=unsteady or {},
     )
 
 
@@ -110,13 +112,8 @@ _ENGINES = (
                 *_ADALOMO,
                 Hyperparameter("loss_scale", float, 1024.0, "factor of the loss during the backward pass"),
                 _CLIP_NORM,
-                limits={
-                    **dict.fromkeys(
-                        _EVERY_CHECK,
-                        "it needs CUDA",
-                    ),
-                    "resume": "its second moments are in no state dict",
-                },
+                limits={"resume": "its second moments are in no state dict"},
+                unsteady=dict.fromkeys(_EVERY_CHECK, "it needs CUDA"),
             ),
         ),
     ),

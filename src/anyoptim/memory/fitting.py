@@ -48,10 +48,16 @@ class FitsOnly:
         refuse_state_of_another(optimizer, state_dict)
         saved = state_dict["param_groups"]
         self._expected = self._first_state(optimizer, saved)
-        places = {key: index for index, key in enumerate(key for group in saved for key in group["params"])}
+        places: dict[object, int] = {
+            key: index for index, key in enumerate(key for group in saved for key in group["params"])
+        }
         self._saved = {places.get(key, key): held for key, held in state_dict.get("state", {}).items()}
+        unstepped: dict[object, object] = {
+            index: optimizer.state.get(each) for index, each in enumerate(_parameters(optimizer))
+        }
         for place, held in self._saved.items():
-            self._refuse(optimizer, place, held, _other_shape)
+            if not _is_like(held, unstepped.get(place)):  # some constructors make state
+                self._refuse(optimizer, place, held, _other_shape)
 
     def _refuse_dtypes(self, optimizer: Optimizer) -> None:
         places: dict[object, int] = {each: index for index, each in enumerate(_parameters(optimizer))}
@@ -114,6 +120,12 @@ def _state_of_each(plan: Blueprint) -> dict[object, object]:
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
     for group in optimizer.param_groups:
         yield from group["params"]
+
+
+def _is_like(held: object, state: object) -> bool:
+    """Whether state has the very keys and shapes of some that is there."""
+    same_keys = isinstance(held, Mapping) and isinstance(state, Mapping) and held.keys() == state.keys()
+    return same_keys and not _other_shape(held, state, "state")
 
 
 def _other_shape(held: object, expected: object, name: str) -> str:

@@ -79,7 +79,12 @@ def compiles(subject: Subject) -> str:
             optimizer.step = compiled_step  # type: ignore[method-assign]  # of this object only
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=ours):
             for seed in range(_COMPILED if ours and compiled else 2):
-                subject.step(model, optimizer, seed)
+                try:
+                    subject.step(model, optimizer, seed)
+                except AssertionError as error:  # torch 2.11's own, of a package's class
+                    if ours or "AttributeMutation" not in str(error):
+                        raise
+                    raise NotApplicable(f"torch {torch.__version__} compiles no step that sets attributes") from error
                 graphs.append(counter.frame_count)
                 if seed == 1:
                     results.append(weights(model))
