@@ -72,7 +72,7 @@ def _infinite(value: object) -> Iterator[tuple[object, float]]:
             yield from _infinite(each)
         return
     if isinstance(value, Integral) and abs(int(value)) >= 2**63:
-        yield value, math.inf if value > 0 else -math.inf
+        yield value, math.inf if int(value) > 0 else -math.inf
     elif isinstance(value, Real) or getattr(value, "shape", None) == ():
         try:
             number = as_float(value)  # type: ignore[arg-type]  # a tensor of one number is one
