@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from toys import llama
@@ -173,6 +173,11 @@ NAMED = ["", "model.layers.0.mlp.up_proj", "lm_head", "q", "layers.3.attn.q_proj
 
 @settings(max_examples=2000)
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join))
+@example("[[:alpha:]]")
+@example("[:alpha:]]")
+@example("a{e<=1}")
+@example(r"\B")
+@example(r"\N{DIGIT ONE}")
 def test_patterns_mean_what_they_mean_to_re(text: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
