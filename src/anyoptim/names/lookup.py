@@ -82,7 +82,8 @@ def _class_path(path: str) -> OptimizerSpec:
         optimizers = [name for name, each in vars(module).items() if _makes_optimizers(each)]
         raise UnknownOptimizerError(
             f"The module {shortened(module_name)} has no optimizer {shortened(attribute)}: a class path names a"
-            f" subclass of torch.optim.Optimizer, or what anyoptim.register was given.{did_you_mean(attribute, optimizers)}"
+            " subclass of torch.optim.Optimizer, or what anyoptim.register was given."
+            f"{did_you_mean(attribute, optimizers)}"
         )
     return spec_of(constructor, path)
 
