@@ -48,28 +48,28 @@ def long_name() -> nn.Module:
     ],
 )
 def test_a_pattern_has_a_second(name: str, given: Callable[[str], dict[str, Any]], error: type[OptimError]) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(error, match="takes over 1 s to be searched for in names") as caught:
         anyoptim.plan(name, long_name(), **given(SLOW))
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert repr(SLOW) in str(caught.value)
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", ".*.*.*.*x", "(.*a){20}x", r"(\w+\.?)+\?"])
 def test_patterns_that_take_long_in_re(pattern: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(TargetModulesError, match=r"optim_target_modules '.*' (matches no|takes over)"):
         anyoptim.plan("muon", long_name(), optim_target_modules=pattern)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_the_second_is_one_for_all_names() -> None:
     pattern = Pattern(SLOW, "it", OptimArgsError)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(5):
         with pytest.raises(OptimArgsError, match="takes over 1 s"):
             pattern.finds("a" * 60 + "!")
-    assert time.perf_counter() - began < 4
+    assert time.process_time() - began < 4
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_the_second_is_one_for_all_names() -> None:
     ids=["nested", "often", "wide", "long", "either", "group"],
 )
 def test_a_pattern_that_costs_much_is_not_compiled(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(TargetModulesError, match=r"is too large for a regex of names"):
         anyoptim.plan("muon", llama(), optim_target_modules=text)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
@@ -222,11 +222,11 @@ def test_what_is_too_much_is_refused_by_its_key(value: Any) -> None:
         (value, UnknownOptimizerError, "", {}),
     ]
     for name, error, key, keywords in wrong:
-        began = time.perf_counter()
+        began = time.process_time()
         with pytest.raises(error) as caught:
             anyoptim.plan(name, llama(), **keywords)
         assert key in str(caught.value) and len(str(caught.value)) < 700
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
@@ -245,11 +245,11 @@ def test_what_is_too_much_is_refused_by_its_key(value: Any) -> None:
     ids=["brackets", "json", "open", "items", "patterns", "overrides", "entries", "at", "long"],
 )
 def test_texts_of_optim_args(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(OptimArgsError) as caught:
         anyoptim.plan("sgd", llama(), optim_args=text)
     assert len(str(caught.value)) < 700
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_what_is_large_enough_is_read() -> None:
