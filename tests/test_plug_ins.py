@@ -142,7 +142,7 @@ def test_a_plug_in_whose_spec_takes_a_name_that_exists(tmp_path: Path) -> None:
         "    try:\n"
         "        anyoptim.optimizer_info('cuckoo')\n"
         "    except anyoptim.UnknownOptimizerError:\n"
-        "        print("its spec is called 'sgd'" in str(caught[0].message))\n"
+        "        print('its spec is called' in str(caught[0].message))\n"
     )
     assert new_python(program, path=tmp_path).stdout.strip() == "True"
 
@@ -208,3 +208,104 @@ def test_a_missing_package(name: str, module: str, pip: str, monkeypatch: pytest
     spec = anyoptim.optimizer_info(name)
     assert not next(each for each in spec.implementations if each.name == "upstream").installed
     assert (name in anyoptim.list_optimizers(installed=False)) is (spec.default.name == "upstream")
+
+
+STRANGE = {
+    "None": ("THING = None\n", "is no class and no function"),
+    "a number": ("THING = 3\n", "is no class and no function"),
+    "an instance": ("import torch\nTHING = torch.optim.SGD([torch.ones(2)])\n", "is no class and no function"),
+    "exits": ("raise SystemExit('no licence')\n", "no licence"),
+    "a base exception": ("class Odd(BaseException): pass\nraise Odd('odd')\n", "odd"),
+    "another name": (
+        "import dataclasses, anyoptim\nTHING = dataclasses.replace(anyoptim.optimizer_info('sgd'), name='other')\n",
+        "its spec is called 'other'",
+    ),
+    "an alias that exists": (
+        "import dataclasses, anyoptim\n"
+        "THING = dataclasses.replace(anyoptim.optimizer_info('sgd'), name='strange', aliases=('adamw_torch',))\n",
+        "'adamw_torch' exists already",
+    ),
+    "no implementation": (
+        "import anyoptim\nfrom anyoptim.names.spec import OptimizerSpec\nTHING = OptimizerSpec('strange', '', (3,))\n",
+        "something else than implementations",
+    ),
+    "empty": (
+        "from anyoptim.names.spec import OptimizerSpec\nTHING = OptimizerSpec('strange', '', ())\n",
+        "does not load",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_strange_plug_in_is_one_warning_and_its_name_is_gone(case: str, tmp_path: Path) -> None:
+    source, message = STRANGE[case]
+    plugin(tmp_path, name="strange", value="plugged:THING", source=source)
+    program = (
+        "import anyoptim, warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    for ask in (anyoptim.plan, anyoptim.get_optimizer):\n"
+        "        try:\n"
+        "            ask('strange', None)\n"
+        "        except anyoptim.UnknownOptimizerError as error:\n"
+        "            assert \"No optimizer is called 'strange'\" in str(error)\n"
+        "        else:\n"
+        "            raise AssertionError\n"
+        "assert 'strange' not in anyoptim.list_optimizers() and anyoptim.optimizer_info('sgd').name == 'sgd'\n"
+        "assert [str(each.message) for each in caught if 'strange' in str(each.message)] == [str(caught[0].message)]\n"
+        f"assert {message!r} in str(caught[0].message), caught[0].message\n"
+    )
+    new_python(program, path=tmp_path)
+
+
+def test_a_plug_in_that_the_user_stops(tmp_path: Path) -> None:
+    plugin(tmp_path, name="strange", value="plugged:THING", source="raise KeyboardInterrupt\n")
+    program = (
+        "import anyoptim\n"
+        "try:\n    anyoptim.optimizer_info('strange')\n"
+        "except KeyboardInterrupt:\n    print('stopped')\n"
+    )  # fmt: skip
+    assert new_python(program, path=tmp_path).stdout.strip() == "stopped"
+
+
+def test_entry_points_that_are_no_names_and_packages_without_metadata(tmp_path: Path) -> None:
+    source = "import torch\nprint('hello')\nclass Fine(torch.optim.SGD): pass\n"
+    plugin(tmp_path, name="fine", value="plugged:Fine", source=source)
+    info = tmp_path / "plugged-1.0.dist-info"
+    (info / "METADATA").unlink()
+    with (info / "entry_points.txt").open("a") as file:
+        file.write(f"{'x' * 5000} = plugged:Fine\nodd = plugged:\nodder = :::\nworse = ..\n")
+    program = (
+        "import anyoptim, torch, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "assert {'fine', 'odd', 'odder'} <= set(anyoptim.list_optimizers())\n"
+        "assert anyoptim.list_optimizers(installed=True)\n"
+        "for name in ('odd', 'odder', 'worse'):\n"
+        "    try:\n        anyoptim.optimizer_info(name)\n"
+        "    except anyoptim.UnknownOptimizerError:\n        pass\n"
+        "    else:\n        raise AssertionError(name)\n"
+        "print(type(anyoptim.get_optimizer('fine', torch.nn.Linear(2, 2))).__name__)\n"
+    )
+    assert new_python(program, path=tmp_path).stdout.split() == ["hello", "Fine"]
+
+
+@pytest.mark.parametrize("source", ["raise SystemExit(3)\n", "class Odd(BaseException): pass\nraise Odd\n", "1/0\n"])
+def test_a_package_that_does_not_import(source: str, tmp_path: Path) -> None:
+    (tmp_path / "schedulefree.py").write_text(source)
+    program = (
+        "import anyoptim, torch\n"
+        "try:\n    anyoptim.get_optimizer('schedule_free_sgd', torch.nn.Linear(2, 2), implementation='upstream')\n"
+        "except anyoptim.MissingPackageError as error:\n    print('does not import here' in str(error))\n"
+    )
+    assert new_python(program, path=tmp_path).stdout.strip() == "True"
+
+
+def test_a_module_that_raises_for_what_it_has_not(tmp_path: Path) -> None:
+    source = "import torch\nclass Fine(torch.optim.SGD): pass\ndef __getattr__(name):\n    raise RuntimeError(name)\n"
+    (tmp_path / "late.py").write_text(source)
+    program = (
+        "import anyoptim\n"
+        "try:\n    anyoptim.optimizer_info('late:Fin')\n"
+        "except anyoptim.UnknownOptimizerError as error:\n    print(\"Did you mean 'Fine'\" in str(error))\n"
+    )
+    assert new_python(program, path=tmp_path).stdout.strip() == "True"

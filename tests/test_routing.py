@@ -134,7 +134,7 @@ def test_a_shadowed_pattern_is_noted() -> None:
         ("", "empty pattern"),
         (["attn", ""], "empty pattern"),
         ("(", "no valid regex"),
-        (["*attn"], "no valid regex: .* no part of a module"),
+        (["*attn"], "It is no part of a module's name, either"),
         ("self_attn", "write '.*self_attn.*'"),
         ("q_proj", "write '.*q_proj'"),
         ("q_proj,v_proj", """write '["q_proj", "v_proj"]'"""),

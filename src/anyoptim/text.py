@@ -12,7 +12,8 @@ from anyoptim.errors import OptimError
 LONGEST_TEXT = 100_000
 """Characters of a text that is read; what is longer is a file that went astray."""
 
-_LONGEST_QUOTE = 200
+LONGEST_QUOTE = 200
+"""Characters of what somebody gave that a message shows."""
 
 
 def format_bytes(count: int | None) -> str:
@@ -53,7 +54,7 @@ class _Short(reprlib.Repr):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maxstring = self.maxother = _LONGEST_QUOTE
+        self.maxstring = self.maxother = LONGEST_QUOTE
 
     def repr_int(self, x: int, level: int) -> str:
         return repr(x) if x.bit_length() <= 200 else "a number of so many digits"
@@ -62,20 +63,20 @@ class _Short(reprlib.Repr):
 def shortened(value: object) -> str:
     """Return how a message quotes what somebody gave: its repr, cut where it is too long to be read."""
     if isinstance(value, str):
-        quoted = repr(value if len(value) <= _LONGEST_QUOTE else f"{value[:_LONGEST_QUOTE]}…")
+        quoted = repr(value if len(value) <= LONGEST_QUOTE else f"{value[:LONGEST_QUOTE]}…")
     else:
         quoted = _Short().repr(value)
-    return quoted if len(quoted) <= _LONGEST_QUOTE + 3 else f"{quoted[:_LONGEST_QUOTE]}…"
+    return quoted if len(quoted) <= LONGEST_QUOTE + 3 else f"{quoted[:LONGEST_QUOTE]}…"
 
 
 def said(error: BaseException) -> str:
     """Return what a foreign error says, in one line that can be read, or its kind where it says nothing."""
     try:
-        words = " ".join(str(error)[: 10 * _LONGEST_QUOTE].split())
+        words = " ".join(str(error)[: 10 * LONGEST_QUOTE].split())
     except Exception:  # a stranger's __str__ may raise anything
         words = ""
     words = words or type(error).__name__
-    return words if len(words) <= _LONGEST_QUOTE else f"{words[:_LONGEST_QUOTE]}…"
+    return words if len(words) <= LONGEST_QUOTE else f"{words[:LONGEST_QUOTE]}…"
 
 
 def _whole(digits: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import ceil, isfinite
+from numbers import Real
 
 from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS, Key, by_member
 from anyoptim.arguments.values import check
@@ -38,7 +39,7 @@ class Fields:
     def number(self, name: str) -> float | None:
         """Return a numeric field, or ``None`` where it is absent or no number."""
         value = self.get(name)
-        return as_float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        return as_float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
 
     def __contains__(self, name: str) -> bool:
         return self.get(name) is not None

@@ -10,8 +10,8 @@ from anyoptim.text import LONGEST_TEXT
 DEEPEST = 20
 """Lists inside of each other."""
 
-MOST_PATTERNS = 1_000
-"""Of one setting."""
+MOST = 1_000
+"""Patterns, or other items, of one setting."""
 
 
 def refuse_excess(value: object, label: str, kind: type[OptimError] = OptimArgsError) -> None:
@@ -44,9 +44,7 @@ def refuse_excess(value: object, label: str, kind: type[OptimError] = OptimArgsE
         waiting += [(part, depth + 1) for part in parts]
 
 
-def refuse_too_many(count: int, label: str, kind: type[OptimError] = OptimArgsError) -> None:
-    """Raise where one setting has more patterns than anybody means."""
-    if count > MOST_PATTERNS:
-        raise kind(
-            f"{label} has {count} patterns, of which {MOST_PATTERNS} are read; let one regex stand for many names."
-        )
+def refuse_too_many(count: int, noun: str, label: str, kind: type[OptimError] = OptimArgsError) -> None:
+    """Raise where one setting has more items, which a noun names, than anybody means."""
+    if count > MOST:
+        raise kind(f"{label} has {count} {noun}; up to {MOST} are read.")

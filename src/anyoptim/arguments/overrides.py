@@ -124,7 +124,7 @@ def read_entries(
             f"{optimizer}: groups must be a list such as [{{'match': 'embed_tokens', 'lr': 1e-5}}], not"
             f" {shortened(given)}."
         )
-    refuse_too_many(len(given), f"{optimizer}: groups")
+    refuse_too_many(len(given), "entries", f"{optimizer}: groups")
     return [
         _read_entry(each, f"{optimizer}: groups entry {number}", hyperparameters)
         for number, each in enumerate(given, start=1)
@@ -158,7 +158,7 @@ def _read_entry(given: object, label: str, hyperparameters: Mapping[str, Hyperpa
 def read_patterns(given: object, label: str) -> tuple[str, ...]:
     """Read one regex or a list of them."""
     patterns = (given,) if isinstance(given, str) else tuple(given)  # type: ignore[arg-type]  # typed by GROUP_OPTIONS
-    refuse_too_many(len(patterns), label)
+    refuse_too_many(len(patterns), "patterns", label)
     for each in patterns:
         Pattern(each, f"{label} {shortened(each)}", OptimArgsError)
     return patterns

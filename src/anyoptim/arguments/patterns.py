@@ -116,7 +116,7 @@ def _for_regex(text: str) -> tuple[str, int, bool]:
                 out = _NO_BOUNDARY
             elif first == "[":
                 out = "[" + _IN_SET.sub(lambda found: found[0] if len(found[0]) > 1 else r"\[", token[1:])
-                part = _WIDE_SET if _BEYOND_LATIN.search(token) else 1
+                part = _WIDE_SET if _BEYOND_LATIN.search(token) else len(token)
             open_groups[-1] += part
         written.append(out)
         if max(part, open_groups[-1]) > _LARGEST:

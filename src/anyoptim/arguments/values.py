@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin
 
-from anyoptim.arguments.limits import DEEPEST
+from anyoptim.arguments.limits import DEEPEST, refuse_too_many
 from anyoptim.errors import OptimArgsError, did_you_mean
 from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter, as_float
 from anyoptim.text import shortened
@@ -72,7 +72,7 @@ def _infinite(value: object) -> Iterator[tuple[object, float]]:
             yield from _infinite(each)
         return
     if isinstance(value, Integral) and abs(int(value)) >= 2**63:
-        yield value, math.copysign(math.inf, value)
+        yield value, math.inf if int(value) > 0 else -math.inf
     elif isinstance(value, Real) or getattr(value, "shape", None) == ():
         try:
             number = as_float(value)  # type: ignore[arg-type]  # a tensor of one number is one
@@ -137,6 +137,7 @@ def split_outside_brackets(text: str, label: str) -> list[str]:
         missing = quote or open_brackets[-1]
         raise OptimArgsError(f"{label}: {shortened(text[start:].strip())} lacks its closing {missing!r}.")
     items.append(text[start:].strip())
+    refuse_too_many(len(items), "items", label)
     return [item for item in items if item]
 
 
@@ -170,11 +171,9 @@ def _read_by_look(case: _Case) -> object:
         return case.word in _TRUE
     if case.value.lstrip()[:1] in ("(", "["):
         return case.part(case.value, tuple)
-    for annotation in (int, float):
-        try:
+    for annotation, form in ((int, _INTEGER), (float, _NUMBER)):
+        if form.fullmatch(case.value.strip()):
             return case.part(case.value, annotation)
-        except OptimArgsError:
-            continue
     return _unquoted(case.value)
 
 
@@ -200,7 +199,8 @@ def _read_choice(case: _Case) -> object:
         is_choice = value == choice and isinstance(value, bool) == isinstance(choice, bool)
         if is_choice or (isinstance(value, str) and value == str(choice)):  # the text of a number
             return choice
-    raise OptimArgsError(f"{case.problem}{did_you_mean(str(value), [str(each) for each in choices], count=1)}")
+    close = did_you_mean(value, [str(each) for each in choices], count=1) if isinstance(value, str) else ""
+    raise OptimArgsError(f"{case.problem}{close}")
 
 
 def _read_bool(case: _Case) -> object:

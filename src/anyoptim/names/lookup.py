@@ -81,8 +81,9 @@ def _class_path(path: str) -> OptimizerSpec:
     if not _makes_optimizers(constructor):
         optimizers = [name for name, each in vars(module).items() if _makes_optimizers(each)]
         raise UnknownOptimizerError(
-            f"The module {shortened(module_name)} has no optimizer {shortened(attribute)}: a class path names a subclass"
-            f" of torch.optim.Optimizer, or what anyoptim.register was given.{did_you_mean(attribute, optimizers)}"
+            f"The module {shortened(module_name)} has no optimizer {shortened(attribute)}: a class path names a"
+            " subclass of torch.optim.Optimizer, or what anyoptim.register was given."
+            f"{did_you_mean(attribute, optimizers)}"
         )
     return spec_of(constructor, path)
 

@@ -111,7 +111,7 @@ def _refuse_ineffective(
 
 def _found(match: str, places: Sequence[Place], label: str) -> list[Place]:
     regex = Pattern(match, label, OptimArgsError)
-    found = [each for each in places if regex.finds(each.name) or regex.finds(each.bare_name)]
+    found = [each for each in places if any(map(regex.finds, {each.name, each.bare_name}))]
     if not found:
         parts = {part for each in places for part in each.bare_name.split(".") if not part.isdigit()}
         word = max(re.findall(r"\w+", match) or [match], key=len)

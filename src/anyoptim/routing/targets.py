@@ -16,7 +16,7 @@ from anyoptim.errors import TargetModulesError, did_you_mean
 from anyoptim.names.role import LINEAR, NAMED_ALONE, ROLE_NOUNS, ROLE_TARGETS, Role
 from anyoptim.routing.places import Place
 from anyoptim.routing.structure import Structure
-from anyoptim.text import read_json, shortened
+from anyoptim.text import LONGEST_QUOTE, read_json, shortened
 
 _PLAIN = re.compile(r"\w*", re.ASCII)
 """What matches nothing but itself as a regex."""
@@ -141,7 +141,7 @@ def _patterns(target_modules: object, optimizer: str) -> list[_Pattern]:
             "optim_target_modules must be a regex, 'all-linear', 'hidden-matrices' or a list of strings, not"
             f" {shortened(target_modules)}."
         )
-    refuse_too_many(len(patterns), "optim_target_modules", TargetModulesError)
+    refuse_too_many(len(patterns), "patterns", "optim_target_modules", TargetModulesError)
     for pattern in patterns:
         if not pattern.text:
             raise TargetModulesError("optim_target_modules has an empty pattern, which would match every module.")
@@ -218,7 +218,7 @@ def _nothing_chosen(pattern: _Pattern, structure: Structure, roles: frozenset[Ro
 
 def _as_it_is_meant(pattern: _Pattern, structure: Structure) -> str:
     """Return what to write for a text that is meant as a part of names, or as a list of such, or ""."""
-    if pattern.in_list:
+    if pattern.in_list or len(pattern.text) > LONGEST_QUOTE:
         return ""
     parts = [each.strip() for each in pattern.text.split(",")]
     if len(parts) > 1:
