@@ -83,7 +83,14 @@ def test_what_a_package_says_of_itself_comes_out(text: str, say: Say) -> None:
 
 
 def test_patterns_come_out_in_a_plan(say: Say) -> None:
-    arguments = ("--optim-args", "[qk]_proj@lr=1e-3", "--target-modules", ".*[qk]_proj", "--target-modules", ".*[v]_proj")
+    arguments = (
+        "--optim-args",
+        "[qk]_proj@lr=1e-3",
+        "--target-modules",
+        ".*[qk]_proj",
+        "--target-modules",
+        ".*[v]_proj",
+    )
     answer = say("plan", "apollo_mini", "--model", "tiny-llama", *arguments)
     assert ".*[qk]_proj" in answer and ".*[v]_proj" in answer
     assert ".*[qk]_proj" in str(anyoptim.plan("sgd", None, groups=[{"match": ".*[qk]_proj", "lr": 1e-3}]))
