@@ -72,7 +72,7 @@ def test_spellings_of_one_optimizer(spelling: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("apolo_adamw", "apollo_adamw"), ("adamw", "adamw_torch"), ("grok_adamw", "grokadamw"), ("paged_adamw", "adamw")],
+    [("apolo_adamw", "apollo_adamw"), ("adamv", "adamw"), ("grok_adamw", "grokadamw"), ("paged_adamw", "adamw")],
 )
 def test_unknown_names_are_never_guessed(wrong: str, right: str) -> None:
     with pytest.raises(anyoptim.UnknownOptimizerError, match=f"Did you mean .*{right}"):
