@@ -140,8 +140,8 @@ def read_index(module: str) -> Mapping[str, Any]:
 def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: Mapping[str, object]) -> OptimizerSpec:
     algorithm = algorithms().get(path) or algorithms().get(own) or Algorithm(own)
     differs = {name: {"default": default} for name, default in facts.defaults.items()}
-    for keyword, fields in facts.hyperparameters.items():
-        differs[keyword] = {**fields, **differs.get(keyword, {})}
+    for keyword, others in facts.hyperparameters.items():
+        differs[keyword] = {**others, **differs.get(keyword, {})}
     hyperparameters = [
         replace(each, **differs[each.name]) if each.name in differs else each  # type: ignore[arg-type]  # fields by name
         for each in hyperparameters_from(entry["hyperparameters"])
