@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from processes import command, new_python, printed
 from toys import NAMES, TINY_LLAMA
 
+from anyoptim.cli.output import print_columns
 from anyoptim.names.registry import list_optimizers
 
 SCRIPT = Path(sys.executable).parent / "anyoptim"
@@ -134,6 +136,41 @@ def test_list_and_info_load_neither_torch_nor_transformers(words: list[str]) -> 
     new_python(program)
 
 
+def test_a_piped_list_draws_nothing() -> None:
+    program = (
+        "import sys\n"
+        "sys.argv = ['anyoptim', 'list']\n"
+        "from anyoptim.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'rich.console', 'rich.table'} & set(sys.modules)\n"
+    )
+    lines = new_python(program).stdout.splitlines()
+    assert len(lines) == 1 + len(list_optimizers())
+    assert len({line.index(word) for line, word in zip(lines, ("package", "timm"), strict=False)}) == 1
+
+
+def test_a_list_in_a_terminal_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    leader, follower = os.openpty()
+    with os.fdopen(follower, "w") as terminal, monkeypatch.context() as scope:
+        scope.setattr(sys, "stdout", terminal)
+        print_columns(("name", "summary"), [("one", "word " * 30), ("two", "[bold]")], dim=[False, True])
+        terminal.flush()
+        lines = os.read(leader, 10_000).decode().splitlines()
+    plain = [re.sub(r"\x1b\[\d*m", "", line) for line in lines]
+    assert plain[0].startswith("name") and plain[1].startswith("one") and plain[2].startswith("      word")
+    assert max(map(len, plain)) <= 60
+    assert plain[-1] == "two   [bold]" and lines[-1].startswith("\x1b[2m")
+
+
+@pytest.mark.parametrize(("as_json", "printed_json"), [(False, ""), (True, "[]\n")])
+def test_a_list_of_nothing_fails(as_json: bool, printed_json: str) -> None:
+    done = command("list", "xyzzy*", *(["--json"] if as_json else []))
+    assert (done.returncode, done.stdout) == (1, printed_json)
+    assert "No optimizer matches 'xyzzy*'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("missing", "words", "install"),
     [
@@ -245,6 +282,7 @@ def test_version() -> None:
         ("anyoptim pl", {"plan"}),
         ("anyoptim info apollo", {"apollo_adamw", "apollo_mini", "apollo_adamw_layerwise"}),
         ("anyoptim plan sgd --model llama-7", {"llama-7b", "llama-70b"}),
+        ("anyoptim plan sgd --model mixt", {"mixtral"}),
         ("anyoptim plan sgd --sharding z", {"zero1", "zero2", "zero3"}),
         ("anyoptim compare muonc", {"muonclip"}),
     ],

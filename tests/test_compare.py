@@ -174,7 +174,7 @@ def test_the_sums_are_right_and_their_accuracy_is_that_of_the_answer() -> None:
     [
         (["no_such"], "No optimizer is called 'no_such'"),
         (["sgd", "--task", "byte"], "Did you mean 'bytes'"),
-        (["sgd", "--task", "no_such:make"], "cannot be loaded"),
+        (["sgd", "--task", "no_such:make"], "cannot be loaded: there is no module 'no_such'"),
         (["sgd", "--lr", "fast"], "no list of positive rates"),
         (["sgd", "--lr", "0"], "no list of positive rates"),
         (["sgd", "--optim-args", "momentum=1"], "has no optimizer"),
@@ -246,3 +246,53 @@ def test_standings_take_the_best_whole_rate() -> None:
     assert (second.name, second.rate, second.heldout, second.relative_step) == ("sgd", 1.0, (2.25, 2.0, 2.5), 0.5)
     assert second.by_rate == {0.1: 3.25, 1.0: 2.25}
     assert (third.name, third.best, len(third.failures)) == ("lion", (), 1)
+
+
+MISTAKEN = """
+def make():
+    return "model"
+
+def nothing():
+    pass
+
+def pair():
+    return 1, 2
+
+def needs(size, *, depth, width=1, **more):
+    pass
+
+def breaks():
+    raise RuntimeError("out of\\nluck")
+
+number = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        ("mistaken:make", r"returned str; it has to return \(model, dataset, collator\)"),
+        ("mistaken:nothing", "returned nothing; it has to return"),
+        ("mistaken:pair", "returned a tuple of int, int; it has to return"),
+        ("mistaken:needs", "needs size, depth, but is called with nothing; give its arguments defaults"),
+        ("mistaken:breaks", "fails: RuntimeError: out of luck"),
+        ("mistaken:mak", "has no function 'mak'. Did you mean 'make'"),
+        ("mistaken:number", "has no function 'number'"),
+        ("mistaken:", "has no function ''"),
+        (":make", "cannot be loaded"),
+        ("mistakn:make", "Did you mean 'mistaken'"),
+        ("mistaken.py:make", r"without .py. Did you mean 'mistaken'"),
+        ("broken:make", "cannot be loaded: SyntaxError"),
+        ("lacking:make", "No module named 'no_such_package'. Install what it imports"),
+    ],
+)
+def test_a_task_that_is_none_is_one_sentence(
+    task: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mistaken.py").write_text(MISTAKEN)
+    (tmp_path / "broken.py").write_text("def make(:\n")
+    (tmp_path / "lacking.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(anyoptim.OptimError, match=sentence) as caught:
+        load_task(task)
+    assert "\n" not in str(caught.value)

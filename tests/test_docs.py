@@ -116,7 +116,24 @@ def prepare(folder: Path) -> None:
     """Make the files that the pages speak of."""
     shutil.copy(ROOT / "examples" / "train.py", folder / "train.py")
     TINY_LLAMA.to_json_file(folder / "config.json")
+    (folder / "my_task.py").write_text(task_of_the_page())
     (folder / "text.txt").write_text((ROOT / "README.md").read_text())
+
+
+def task_of_the_page() -> str:
+    (code,) = (text for path, language, text in BLOCKS if path == Path("docs/compare.md") and language == "python")
+    return str(code)
+
+
+def test_the_pages_task_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from anyoptim.comparing.tasks import load_task
+
+    (tmp_path / "my_task.py").write_text(task_of_the_page())
+    monkeypatch.chdir(tmp_path)
+    task = load_task("my_task:make")
+    assert len(task.train) == 48 and len(task.heldout) == 16  # type: ignore[arg-type]  # they have lengths
+    first = task.train[0]
+    assert task.model()(**{name: values[None] for name, values in first.items()}).loss > 0
 
 
 def check_requirements(words: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from toys import NAMES, arguments, llama
 
 import anyoptim
+from anyoptim import Implementation
 from anyoptim.names import registry
 from anyoptim.names.composing import variant
 from anyoptim.names.hyperparameters import REQUIRED
@@ -70,7 +72,7 @@ def test_spellings_of_one_optimizer(spelling: str) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("apolo_adamw", "apollo_adamw"), ("adamw", "adamw_torch"), ("grok_adamw", "grokadamw"), ("paged_adamw", "adamw")],
+    [("apolo_adamw", "apollo_adamw"), ("adamv", "adamw"), ("grok_adamw", "grokadamw"), ("paged_adamw", "adamw")],
 )
 def test_unknown_names_are_never_guessed(wrong: str, right: str) -> None:
     with pytest.raises(anyoptim.UnknownOptimizerError, match=f"Did you mean .*{right}"):
@@ -203,3 +205,18 @@ def test_public_names_exist_and_have_docstrings() -> None:
     with pytest.raises(AttributeError):
         anyoptim.__getattr__("no_such_name")
     assert registry.ENTRY_POINT_GROUP == "anyoptim.optimizers"
+
+
+def test_a_package_is_found_when_it_comes_and_missed_when_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = Implementation("upstream", "comes_later:X", (), package="comes-later", licence="")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not lacking.installed
+    (tmp_path / "comes_later.py").write_text("")
+    assert lacking.installed
+    (tmp_path / "comes_later.py").unlink()
+    assert not lacking.installed
+    (tmp_path / "comes_later.py").write_text("")
+    monkeypatch.setitem(sys.modules, "comes_later", None)
+    assert not lacking.installed

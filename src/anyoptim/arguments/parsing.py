@@ -106,7 +106,10 @@ def read_items(text: object, spec_name: str) -> dict[str, object]:
             entries.setdefault(match, [("match", match)]).append((override["key"], override["value"].strip()))
             continue
         if not equals or not key.strip() or not value.strip():
-            raise OptimArgsError(f"{spec_name}: optim_args has {shortened(item)}, which is not of the form key=value.")
+            close = did_you_mean(key.strip(), keys_of(optimizer_info(spec_name).default))
+            raise OptimArgsError(
+                f"{spec_name}: optim_args has {shortened(item)}, which is not of the form key=value.{close}"
+            )
         pairs.append((key.strip(), value.strip()))
     if entries:
         pairs.append(("groups", [_without_repeats(each, spec_name) for each in entries.values()]))

@@ -139,12 +139,14 @@ def read_index(module: str) -> Mapping[str, Any]:
 
 def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: Mapping[str, object]) -> OptimizerSpec:
     algorithm = algorithms().get(path) or algorithms().get(own) or Algorithm(own)
+    differs = {name: {"default": default} for name, default in facts.defaults.items()}
+    for keyword, others in facts.hyperparameters.items():
+        differs[keyword] = {**others, **differs.get(keyword, {})}
     hyperparameters = [
-        replace(each, **facts.hyperparameters.get(each.name, {}))  # type: ignore[arg-type]  # fields by their names
+        replace(each, **differs[each.name]) if each.name in differs else each  # type: ignore[arg-type]  # fields by name
         for each in hyperparameters_from(entry["hyperparameters"])
         if each.name not in facts.refused
     ]
-    hyperparameters = [replace(each, default=facts.defaults.get(each.name, each.default)) for each in hyperparameters]
     hyperparameters += facts.added
     unsupported = {}
     coupled = "its step evaluates the loss again" if facts.traits.needs_closure else facts.coupled

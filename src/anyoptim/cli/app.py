@@ -79,7 +79,7 @@ def main() -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
-        raise SystemExit(app(standalone_mode=False))
+        raise SystemExit(app(prog_name="anyoptim", standalone_mode=False))
     except OptimError as error:
         if _debug:
             raise

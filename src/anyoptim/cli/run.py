@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import runpy
@@ -15,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from anyoptim.errors import OptimError
+from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.integrations.on_import import enable_in_children, enable_on_import
 
 EXAMPLES = (
@@ -85,12 +84,10 @@ def _command(target: str, is_module: bool) -> EntryPoint:
         raise OptimError(f"There is no module {target!r} to run here; install its package, or run a script without -m.")
     path = Path(target)
     folder = path.parent if path.parent.is_dir() else Path()
-    close = difflib.get_close_matches(path.name, [each.name for each in folder.glob("*.py")], n=1)
-    raise OptimError(
-        f"There is no script or command {target!r}."
-        + (f" Did you mean {str(folder / close[0])!r}?" if close else "")
-        + ("" if close or path.suffix == ".py" else f" For a module, write anyoptim run -m {target}.")
-    )
+    commands = [each.name for each in entry_points(group="console_scripts")]
+    close = did_you_mean(target, [*map(str, folder.glob("*.py")), *commands], count=1)
+    as_module = "" if close or path.suffix == ".py" else f" For a module, write anyoptim run -m {target}."
+    raise OptimError(f"There is no script or command {target!r}.{close}{as_module}")
 
 
 def _own_part(trace: TracebackType | None) -> TracebackType | None:

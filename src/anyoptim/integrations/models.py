@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -139,10 +139,10 @@ def _maker(config: Any) -> Callable[[Any], Any]:
     autos: tuple[Any, ...] = (transformers.AutoModelForCausalLM, transformers.AutoModel)
     for auto in autos:
         if type(config) in auto._model_mapping:
-            return auto.from_config
+            return cast("Callable[[Any], Any]", auto.from_config)
     raise OptimError(
-        f"transformers {transformers.__version__} has no model for {type(config).__name__} alone; give the configuration"
-        " of the whole model."
+        f"transformers {transformers.__version__} has no model for {type(config).__name__} alone; give the"
+        " configuration of the whole model."
     )
 
 
