@@ -52,4 +52,4 @@ def architectures() -> tuple[str, ...]:
     folder = Path(found.origin).parent / "models" / "auto"
     files = (folder / "auto_mappings.py", folder / "configuration_auto.py")  # in transformers 4 there is one
     text = "".join(each.read_text(encoding="utf-8") for each in files if each.is_file())
-    return tuple(dict.fromkeys(re.findall(r'"([\w.-]+)"[,:] "(?!Auto)\w+Config"', text)))
+    return tuple(dict.fromkeys(re.findall(r'"([\w.-]+)"[,:] "(?!AutoConfig")\w+Config"', text)))
