@@ -38,6 +38,7 @@ SHELL = [
     ("anyoptim plan apollo_mini --model tiny-llama --optim-args {}=4", "updat_proj_gap", MEANT),
     ("anyoptim plan apollo_mini --model tiny-llama --target-modules {}", "q_proj,v_proj", WRITE_QUOTED),
     ("anyoptim plan apollo_mini --model tiny-llama --target-modules {}", "q_proj", WRITE_QUOTED),
+    ("anyoptim plan apollo_mini --model tiny-llama --target-modules {}", "q_porj", MEANT),
     ("anyoptim plan adamw --model tiny-llama --ranks 2 --sharding {}", "fsdp", MEANT),
     ("anyoptim check adamw --check {}", "bilds", MEANT),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class OptimError(ValueError):
@@ -36,8 +36,12 @@ class MissingPackageError(OptimError, ImportError):
 
 def did_you_mean(wrong: str, known: Iterable[str], *, count: int = 3) -> str:
     """Return " Did you mean 'x' or 'y'?" for the names of ``known`` closest to ``wrong``, or ""."""
-    close = closest(wrong, known)[:count]
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return or_these(closest(wrong, known)[:count])
+
+
+def or_these(names: Sequence[str]) -> str:
+    """Return " Did you mean 'x' or 'y'?" for names, or "" for none."""
+    return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def closest(wrong: str, known: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from anyoptim.arguments.limits import refuse_excess, refuse_too_many
 from anyoptim.arguments.patterns import Pattern
-from anyoptim.errors import TargetModulesError, did_you_mean
+from anyoptim.errors import TargetModulesError, closest, did_you_mean, or_these
 from anyoptim.names.role import LINEAR, NAMED_ALONE, ROLE_NOUNS, ROLE_TARGETS, Role
 from anyoptim.routing.places import Place
 from anyoptim.routing.structure import Structure
@@ -212,8 +212,17 @@ def _nothing_chosen(pattern: _Pattern, structure: Structure, roles: frozenset[Ro
         return f"{quoted} is a regex, which no module's whole name matches; write {shortened(written)}."
     word = max(re.findall(r"\w+", pattern.text) or [pattern.text], key=len)
     parts = {part for name in names for part in name.split(".") if not part.isdigit()}
-    close = did_you_mean(pattern.text, ROLE_TARGETS) or did_you_mean(word, sorted(parts))
+    close = did_you_mean(pattern.text, ROLE_TARGETS) or or_these(
+        _to_write(closest(word, sorted(parts))[:3], pattern, structure)
+    )
     return f"{quoted} matches no module.{close or ' ' + _examples(structure, roles)}".rstrip()
+
+
+def _to_write(parts: Sequence[str], pattern: _Pattern, structure: Structure) -> list[str]:
+    """Return what to write for parts of names: a regex has to match whole names."""
+    if pattern.in_list:
+        return list(parts)
+    return [*filter(None, (_as_it_is_meant(_Pattern(each, in_list=False), structure) for each in parts))]
 
 
 def _as_it_is_meant(pattern: _Pattern, structure: Structure) -> str:
