@@ -427,6 +427,56 @@ def test_resuming_after_a_save_that_was_cut_off(tmp_path: Path) -> None:
     assert trainer.state.global_step == 2
 
 
+def test_resuming_from_a_changed_file(tmp_path: Path) -> None:
+    saving = {"optim": "adamw_torch", "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    with anyoptim.enable():
+        train(llama(), arguments(tmp_path, **saving))
+    changed = tmp_path / "checkpoint-2" / "model.safetensors"
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    fields = {**saving, "max_steps": 3, "save_strategy": "no"}
+    steps = []
+    for enabled in (False, True):
+        with anyoptim.enable() if enabled else contextlib.nullcontext():
+            trainer = Trainer(llama(), arguments(tmp_path, **fields), train_dataset=data())
+            said = pytest.warns(UserWarning, match="its model.safetensors is not what was written")
+            with said if enabled else contextlib.nullcontext():
+                trainer.train(resume_from_checkpoint=True)
+            steps.append(trainer.state.global_step)
+    assert steps == [3, 3]
+
+
+def test_resuming_a_finished_run(tmp_path: Path) -> None:
+    fields = {"optim": "adamw_torch", "max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    train(llama(), arguments(tmp_path, **fields))
+    fields["save_strategy"] = "no"
+    steps = []
+    for enabled in (False, True):
+        with anyoptim.enable() if enabled else contextlib.nullcontext():
+            trainer = Trainer(llama(), arguments(tmp_path, **fields), train_dataset=data())
+            said = pytest.warns(UserWarning, match="Nothing is trained")
+            with said if enabled else contextlib.nullcontext():
+                trainer.train(resume_from_checkpoint=True)
+            steps.append(trainer.state.global_step)
+    assert steps == [3, 2]
+
+
+def test_resuming_with_another_rate(tmp_path: Path) -> None:
+    fields = {"optim": "adamw_torch", "max_steps": 3, "save_steps": 2, "lr_scheduler_type": "constant"}
+    train(llama(), arguments(tmp_path, save_strategy="steps", learning_rate=1e-3, **fields))
+    rates = []
+    for enabled in (False, True):
+        with anyoptim.enable() if enabled else contextlib.nullcontext():
+            args = arguments(tmp_path, save_strategy="no", learning_rate=5e-4, **fields)
+            trainer = Trainer(llama(), args, train_dataset=data())
+            said = pytest.warns(UserWarning, match="has no effect: .* begin a new run with the checkpoint's weights")
+            with said if enabled else contextlib.nullcontext():
+                trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == [1e-3, 1e-3]
+
+
 def test_the_model_card(tmp_path: Path) -> None:
     """Theirs prints the fields of TrainingArguments, whether they reached the optimizer or not."""
     cards = []
