@@ -389,6 +389,12 @@ def test_a_factory_that_makes_something_else(case: str) -> None:
     assert "strange: " in str(caught.value) and len(str(caught.value)) < 600
 
 
+def test_groups_may_be_read_once() -> None:
+    model = long_name()
+    optimizer = anyoptim.plan("sgd", model).construct([{"params": (each for each in model.parameters())}])
+    assert set(optimizer.param_groups[0]["params"]) == set(model.parameters())
+
+
 @pytest.mark.usefixtures("restored_registry")
 def test_a_factory_that_is_stopped_by_the_user() -> None:
     anyoptim.register("stopped")(stops)

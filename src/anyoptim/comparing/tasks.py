@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from anyoptim.comparing.stdlib_text import stdlib_bytes
 from anyoptim.errors import OptimError, did_you_mean
+from anyoptim.text import said, shortened
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ def load_task(name: str) -> Task:
     module, _, function = name.partition(":")
     if not function:
         raise OptimError(
-            f"No task is called {name!r}: take {' or '.join(TASKS)}, or module:function.{did_you_mean(name, TASKS)}"
+            f"No task is called {shortened(name)}: take {' or '.join(TASKS)}, or module:function.{did_you_mean(name, TASKS)}"
         )
     sys.path.insert(0, str(Path.cwd()))
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise OptimError(f"The task {name!r} cannot be loaded: {error}.") from error
+        raise OptimError(f"The task {shortened(name)} cannot be loaded: {said(error)}.") from error
     finally:
         sys.path.remove(str(Path.cwd()))
     return _task_of(name, make())
@@ -83,7 +84,7 @@ def _task_of(name: str, made: object) -> Task:
         if (copies or callable(model)) and isinstance(train, Sized) and (collator is None or callable(collator)):
             return Task(name, _copier(model) if copies else model, train, heldout, collator)  # type: ignore[arg-type]  # as checked
     raise OptimError(
-        f"The task {name!r} returned {type(made).__name__}; it has to return (model, dataset, collator), a fourth"
+        f"The task {shortened(name)} returned {type(made).__name__}; it has to return (model, dataset, collator), a fourth"
         " one being the held-out data set, or a Task."
     )
 
