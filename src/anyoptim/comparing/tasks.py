@@ -63,7 +63,8 @@ def load_task(name: str) -> Task:
     module, _, function = name.partition(":")
     if not function:
         raise OptimError(
-            f"No task is called {shortened(name)}: take {' or '.join(TASKS)}, or module:function.{did_you_mean(name, TASKS)}"
+            f"No task is called {shortened(name)}: take {' or '.join(TASKS)}, or module:function."
+            f"{did_you_mean(name, TASKS)}"
         )
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -84,8 +85,8 @@ def _task_of(name: str, made: object) -> Task:
         if (copies or callable(model)) and isinstance(train, Sized) and (collator is None or callable(collator)):
             return Task(name, _copier(model) if copies else model, train, heldout, collator)  # type: ignore[arg-type]  # as checked
     raise OptimError(
-        f"The task {shortened(name)} returned {type(made).__name__}; it has to return (model, dataset, collator), a fourth"
-        " one being the held-out data set, or a Task."
+        f"The task {shortened(name)} returned {type(made).__name__}; it has to return (model, dataset, collator), a"
+        " fourth one being the held-out data set, or a Task."
     )
 
 
