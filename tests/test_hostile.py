@@ -177,6 +177,8 @@ NAMED = ["", "model.layers.0.mlp.up_proj", "lm_head", "q", "layers.3.attn.q_proj
 @example("[:alpha:]]")
 @example("a{e<=1}")
 @example(r"\B")
+@example(r"[^\D[\d.]+")
+@example(r"a[^\s\S]*b")
 @example(r"\N{DIGIT ONE}")
 def test_patterns_mean_what_they_mean_to_re(text: str) -> None:
     with warnings.catch_warnings():
