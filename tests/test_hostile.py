@@ -177,6 +177,8 @@ NAMED = ["", "model.layers.0.mlp.up_proj", "lm_head", "q", "layers.3.attn.q_proj
 @example("[:alpha:]]")
 @example("a{e<=1}")
 @example(r"\B")
+@example(r"[^\D[\d.]+")
+@example(r"a[^\s\S]*b")
 @example(r"\N{DIGIT ONE}")
 def test_patterns_mean_what_they_mean_to_re(text: str) -> None:
     with warnings.catch_warnings():
@@ -387,6 +389,12 @@ def test_a_factory_that_makes_something_else(case: str) -> None:
     with pytest.raises(OptimError, match=message) as caught:
         anyoptim.get_optimizer("strange", llama())
     assert "strange: " in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_groups_may_be_read_once() -> None:
+    model = long_name()
+    optimizer = anyoptim.plan("sgd", model).construct([{"params": (each for each in model.parameters())}])
+    assert set(optimizer.param_groups[0]["params"]) == set(model.parameters())
 
 
 @pytest.mark.usefixtures("restored_registry")

@@ -116,6 +116,9 @@ def _for_regex(text: str) -> tuple[str, int, bool]:
                 out = _NO_BOUNDARY
             elif first == "[":
                 out = "[" + _IN_SET.sub(lambda found: found[0] if len(found[0]) > 1 else r"\[", token[1:])
+                escapes = {found[1:] for found in _IN_SET.findall(token[1:])}
+                if token[1:2] == "^" and any({each, each.upper()} <= escapes for each in "dsw"):
+                    out = "(?:(?!))"  # nothing, which `regex` takes for everything
                 part = _WIDE_SET if _BEYOND_LATIN.search(token) else len(token)
             open_groups[-1] += part
         written.append(out)

@@ -218,5 +218,5 @@ def _lay_out_gradients(optimizer: Optimizer, *_: object) -> None:
 def _copy(group: object) -> object:
     if isinstance(group, Mapping):
         params = group["params"]
-        return {**group, "params": list(params) if isinstance(params, (list, tuple)) else params}
+        return {**group, "params": params if isinstance(params, (Tensor, set)) else list(params)}
     return group

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from anyoptim.comparing.stdlib_text import stdlib_bytes
 from anyoptim.errors import OptimError, did_you_mean
+from anyoptim.text import said, shortened
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def load_task(name: str) -> Task:
     module, colon, function = name.partition(":")
     if not colon:
         raise OptimError(
-            f"No task is called {name!r}: take {' or '.join(TASKS)}, or module:function.{did_you_mean(name, TASKS)}"
+            f"No task is called {shortened(name)}: take {' or '.join(TASKS)}, or module:function."
+            f"{did_you_mean(name, TASKS)}"
         )
     return _task_of(name, _called(name, _find(name, module, function)))
 
@@ -75,14 +77,16 @@ def _find(name: str, module: str, function: str) -> Callable[[], object]:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise OptimError(f"The task {name!r} cannot be loaded: {error}. Install what it imports.") from error
+            raise OptimError(
+                f"The task {shortened(name)} cannot be loaded: {error}. Install what it imports."
+            ) from error
         beside = [each.stem for each in Path.cwd().glob("*.py")]
         raise OptimError(
-            f"The task {name!r} cannot be loaded: there is no module {module!r} in {str(Path.cwd())!r} or installed;"
+            f"The task {shortened(name)} cannot be loaded: there is no module {module!r} in {str(Path.cwd())!r} or installed;"
             f" write it as module:function, without .py.{did_you_mean(module.removesuffix('.py'), beside)}"
         ) from error
     except Exception as error:  # whatever the user's module does
-        raise OptimError(f"The task {name!r} cannot be loaded: {_said(error)}.") from error
+        raise OptimError(f"The task {shortened(name)} cannot be loaded: {_said(error)}.") from error
     finally:
         sys.path.remove(str(Path.cwd()))
     made = getattr(found, function, None)
@@ -96,8 +100,8 @@ def _find(name: str, module: str, function: str) -> Callable[[], object]:
     ]
     if needed:
         raise OptimError(
-            f"The function of the task {name!r} needs {', '.join(needed)}, but is called with nothing; give its"
-            " arguments defaults."
+            f"The function of the task {shortened(name)} needs {', '.join(needed)}, but is called with nothing; give"
+            " its arguments defaults."
         )
     return cast("Callable[[], object]", made)
 
@@ -108,11 +112,13 @@ def _called(name: str, make: Callable[[], object]) -> object:
     except OptimError:
         raise
     except Exception as error:  # whatever the user's function does
-        raise OptimError(f"The function of the task {name!r} fails: {_said(error)} (--debug shows where).") from error
+        raise OptimError(
+            f"The function of the task {shortened(name)} fails: {_said(error)} (--debug shows where)."
+        ) from error
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {said(error)}"
 
 
 def _task_of(name: str, made: object) -> Task:
@@ -124,7 +130,7 @@ def _task_of(name: str, made: object) -> Task:
         if (copies or callable(model)) and isinstance(train, Sized) and (collator is None or callable(collator)):
             return Task(name, _copier(model) if copies else model, train, heldout, collator)  # type: ignore[arg-type]  # as checked
     raise OptimError(
-        f"The task {name!r} returned {_kind(made)}; it has to return (model, dataset, collator), a fourth"
+        f"The task {shortened(name)} returned {_kind(made)}; it has to return (model, dataset, collator), a fourth"
         " one being the held-out data set, or a Task."
     )
 
