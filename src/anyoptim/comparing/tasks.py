@@ -82,8 +82,8 @@ def _find(name: str, module: str, function: str) -> Callable[[], object]:
             ) from error
         beside = [each.stem for each in Path.cwd().glob("*.py")]
         raise OptimError(
-            f"The task {shortened(name)} cannot be loaded: there is no module {module!r} in {str(Path.cwd())!r} or installed;"
-            f" write it as module:function, without .py.{did_you_mean(module.removesuffix('.py'), beside)}"
+            f"The task {shortened(name)} cannot be loaded: there is no module {module!r} in {str(Path.cwd())!r} or"
+            f" installed; write it as module:function, without .py.{did_you_mean(module.removesuffix('.py'), beside)}"
         ) from error
     except Exception as error:  # whatever the user's module does
         raise OptimError(f"The task {shortened(name)} cannot be loaded: {_said(error)}.") from error
