@@ -90,7 +90,7 @@ SPECS = (
             "memory": {"its history grows over the first steps": "lbfgs"},
             "sharded checkpoints": {"its history is made over many steps, and of all parameters together": "lbfgs"},
         },
-        unsteady={check: {"weights become NaN at its own rate": "lbfgs"} for check in ("bf16", "fp16")},
+        unsteady={check: {"weights become NaN at its own rate": "lbfgs"} for check in ("trains", "bf16", "fp16")},
         facts={
             "adam": Facts(name="adam"),
             "adamax": Facts(name="adamax"),

@@ -14,6 +14,7 @@ from anyoptim.arguments.values import convert
 from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.integrations.presets import PRESETS, architectures
 from anyoptim.names.packages import need_transformers
+from anyoptim.text import said
 
 
 def load_config(source: str) -> Any:
@@ -52,7 +53,7 @@ def _read(path: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise OptimError(f"{path} holds no transformers configuration: {_first_line(error)}") from error
+        raise OptimError(f"{path} holds no transformers configuration: {said(error)}") from error
 
 
 def _default(architecture: str) -> Any:
@@ -63,7 +64,7 @@ def _default(architecture: str) -> Any:
         return CONFIG_MAPPING[architecture]()
     except Exception as error:  # one made of others needs to be told which; each says so in its own way
         raise OptimError(
-            f"The architecture {architecture!r} has no default sizes ({_first_line(error)}); give a config.json."
+            f"The architecture {architecture!r} has no default sizes ({said(error)}); give a config.json."
         ) from error
 
 
@@ -122,7 +123,7 @@ def make_model(config: Any, *, device: str = "cpu", dtype: torch.dtype | None = 
     except Exception as error:  # of one model in hundreds: sizes that do not fit, or another package that it needs
         raise OptimError(
             f"transformers {transformers.__version__} cannot build the model of {type(config).__name__}:"
-            f" {type(error).__name__}: {_first_line(error)}"
+            f" {type(error).__name__}: {said(error)}"
         ) from error
     finally:
         torch.set_default_dtype(before)
@@ -172,11 +173,6 @@ def meta_model(source: str, dtype: str) -> Any:
     """
     weights: Any = convert(dtype, "torch.dtype", "--dtype")
     return make_model(load_config(source), device="meta", dtype=weights)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.partition("\n")[0]
 
 
 def _without_values() -> Any:

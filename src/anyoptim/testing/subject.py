@@ -7,7 +7,7 @@ import inspect
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,7 @@ class Subject:
             "output_dir": str(folder),
             "per_device_train_batch_size": BATCH,
             "logging_steps": 1,
+            "logging_nan_inf_filter": False,  # else a loss of NaN is logged as 0
             "save_strategy": "no",
             "report_to": [],
             "disable_tqdm": True,
@@ -188,8 +189,9 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def moved(before: Mapping[str, Tensor], model: nn.Module) -> list[str]:
-    """Return the names of the weights that changed."""
-    return [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    """Return the names of the weights that changed; NaN is no change of NaN."""
+    same = partial(torch.allclose, rtol=0.0, atol=0.0, equal_nan=True)
+    return [name for name, value in model.state_dict().items() if not same(value, before[name])]
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
