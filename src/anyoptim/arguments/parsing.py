@@ -9,7 +9,8 @@ from typing import Literal
 from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS, Key, group_keys, keys_of
 from anyoptim.arguments.limits import refuse_excess
 from anyoptim.arguments.overrides import GROUP_OPTIONS, read_entries, read_patterns
-from anyoptim.arguments.values import check, convert, split_outside_brackets
+from anyoptim.arguments.splitting import split_outside_brackets
+from anyoptim.arguments.values import check, convert
 from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
 from anyoptim.names.hyperparameters import REQUIRED
 from anyoptim.names.lookup import optimizer_info

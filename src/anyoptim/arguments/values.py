@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin
 
-from anyoptim.arguments.limits import DEEPEST, refuse_too_many
+from anyoptim.arguments.limits import DEEPEST
+from anyoptim.arguments.splitting import split_outside_brackets
 from anyoptim.errors import OptimArgsError, did_you_mean
 from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter, as_float
 from anyoptim.text import shortened
@@ -20,7 +21,6 @@ _FALSE = {"false", "no", "off", "0"}
 _NONE = {"none", "null"}
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|inf)", re.ASCII)
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
 _ANYTHING = (None, object, Any)
 
 
@@ -110,35 +110,6 @@ def common_type(default: object) -> object:
     if type(default) is int:  # `momentum=0` means a number, `rank=128` a whole one
         return int | float
     return type(default) if isinstance(default, (bool, float, str)) else None
-
-
-def split_outside_brackets(text: str, label: str) -> list[str]:
-    """Split at commas that stand outside brackets and quotes; empty items are dropped."""
-    items: list[str] = []
-    open_brackets: list[str] = []
-    start, quote = 0, ""
-    previous = ","
-    for position, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"" and previous in ",=([{:":
-            quote = character
-        elif character in _CLOSING:
-            open_brackets.append(_CLOSING[character])
-        elif character in _CLOSING.values():
-            if not open_brackets or open_brackets.pop() != character:
-                raise OptimArgsError(f"{label}: {character!r} closes nothing in {shortened(text[start:].strip())}.")
-        elif character == "," and not open_brackets:
-            items.append(text[start:position].strip())
-            start = position + 1
-        if not character.isspace():
-            previous = character
-    if quote or open_brackets:
-        missing = quote or open_brackets[-1]
-        raise OptimArgsError(f"{label}: {shortened(text[start:].strip())} lacks its closing {missing!r}.")
-    items.append(text[start:].strip())
-    refuse_too_many(len(items), "items", label)
-    return [item for item in items if item]
 
 
 @dataclass(frozen=True)

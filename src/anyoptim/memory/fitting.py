@@ -47,11 +47,11 @@ class FitsOnly:
     def _refuse_shapes(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         refuse_state_of_another(optimizer, state_dict)
         saved = state_dict["param_groups"]
-        self._expected = self._first_state(optimizer, saved)
         places: dict[object, int] = {
             key: index for index, key in enumerate(key for group in saved for key in group["params"])
         }
         self._saved = {places.get(key, key): held for key, held in state_dict.get("state", {}).items()}
+        self._expected = self._first_state(optimizer, saved) if self._saved else {}
         unstepped: dict[object, object] = {
             index: optimizer.state.get(each) for index, each in enumerate(_parameters(optimizer))
         }
@@ -84,8 +84,7 @@ class FitsOnly:
     def _first_state(self, optimizer: Optimizer, saved: Sequence[Mapping[str, object]]) -> dict[object, object]:
         """Return what the first step would make, by a parameter's place or by the word that stands for none."""
         if any(isinstance(each, DTensor) for each in _parameters(optimizer)):
-            places: dict[object, int] = {each: index for index, each in enumerate(_parameters(optimizer))}
-            return {places.get(key, key): held for key, held in optimizer.state.items()}
+            return dict(optimizer.state_dict()["state"])
         plan = dataclasses.replace(self._plan, groups=tuple(self._groups(optimizer, saved)))
         found, _ = try_a_step(plan, lambda: _state_of_each(plan))
         return found or {}
