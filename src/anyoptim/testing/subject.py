@@ -7,7 +7,7 @@ import inspect
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,10 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def moved(before: Mapping[str, Tensor], model: nn.Module) -> list[str]:
     """Return the names of the weights that changed; NaN is no change of NaN."""
-    same = partial(torch.allclose, rtol=0.0, atol=0.0, equal_nan=True)
+
+    def same(now: Tensor, then: Tensor) -> bool:
+        return now.dtype == then.dtype and torch.allclose(now, then, rtol=0.0, atol=0.0, equal_nan=True)
+
     return [name for name, value in model.state_dict().items() if not same(value, before[name])]
 
 
