@@ -145,8 +145,10 @@ def test_loading_copies_no_state(name: str) -> None:
 
 
 def test_containers_of_a_state_are_not_shared() -> None:
-    _, optimizer = built("grokadamw")
-    state_dict = {**optimizer.state_dict(), "state": {0: {"step": 1, "more": {"held": [1]}}}}
+    model, optimizer = built("grokadamw")
+    step(model, optimizer, 0)
+    state_dict = copy.deepcopy(optimizer.state_dict())
+    state_dict["state"][0]["more"] = {"held": [1]}
     optimizer.load_state_dict(state_dict)
     optimizer.state[optimizer.param_groups[0]["params"][0]]["more"]["held"].append(2)
     assert state_dict["state"][0]["more"] == {"held": [1]}

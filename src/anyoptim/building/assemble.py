@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from anyoptim.building import mends
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.calling import made_by
+from anyoptim.building.plain_state import as_plain
 from anyoptim.building.records import stamp
 from anyoptim.building.state_dicts import carry
 from anyoptim.building.training_weights import TrainingWeights
@@ -84,7 +86,7 @@ def _complete(blueprint: Blueprint, optimizer: Optimizer) -> None:
     """Give an optimizer its record, and what a run needs of it."""
     _refuse_inert_overrides(blueprint, optimizer)
     stamp(optimizer, blueprint.spec, blueprint.settings)
-    carry(optimizer)
+    carry(optimizer, partial(as_plain, optimizer) if "plain_state" in blueprint.implementation.mends else None)
     copy_whole(optimizer)
     if any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"]):
         optimizer.register_step_pre_hook(_lay_out_gradients)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 def keep_plain(optimizer: Optimizer) -> None:
     """Write what is not plain into state dicts as plain values, and make it from these before the next step."""
-    package = type(optimizer).__module__.partition(".")[0]
+    package = _package(optimizer)
     waiting: list[bool] = []
 
     def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -36,6 +36,15 @@ def keep_plain(optimizer: Optimizer) -> None:
     optimizer.register_load_state_dict_post_hook(loaded)
     # not when it is loaded: a class may look at what it has loaded once more
     optimizer.register_step_pre_hook(restore)
+
+
+def as_plain(optimizer: Optimizer, state: object) -> Any:
+    """Return how :func:`keep_plain` writes the state of a parameter."""
+    return _plain(state, _package(optimizer))
+
+
+def _package(optimizer: Optimizer) -> str:
+    return type(optimizer).__module__.partition(".")[0]
 
 
 _QUEUE, _OBJECT, _SET, _NUMBER = "queue of ", "object of ", "set of values", "number "

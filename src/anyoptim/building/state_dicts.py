@@ -7,7 +7,8 @@ whatever their strides. It brings tuples back as lists, numbers as plain tensors
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +22,15 @@ _DTYPE = "torch."
 _SHARED = "state of no parameter"
 
 
-def carry(optimizer: Optimizer) -> None:
-    """Let an optimizer's state go through torch's distributed checkpoints as it is."""
+def carry(optimizer: Optimizer, written: Callable[[Any], Any] | None) -> None:
+    """Let an optimizer's state go through torch's distributed checkpoints as it is.
+
+    Args:
+        optimizer: it.
+        written: what makes plain values of a parameter's state before it is carried, if something does.
+    """
     optimizer.register_state_dict_post_hook(_to_be_carried)
-    optimizer.register_load_state_dict_pre_hook(_carried)
+    optimizer.register_load_state_dict_pre_hook(partial(_carried, written))
 
 
 def _to_be_carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
@@ -39,7 +45,7 @@ def _to_be_carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str
     return {**state_dict, **{key: _plain(state_dict[key]) for key in ("state", "param_groups")}}
 
 
-def _carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _carried(written: Callable[[Any], Any] | None, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     state_dict = of_those_with_state(state_dict)
     groups = [
         {**group, **_as_before({key: each for key, each in group.items() if key != "params"}, live)}
@@ -48,7 +54,8 @@ def _carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]
     # by names in torch's distributed checkpoints, by numbers otherwise
     keys = [each for group in state_dict["param_groups"] for each in group["params"]]
     every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    before = {key: optimizer.state.get(each, {}) for key, each in zip(keys, every, strict=False)}
+    live = {key: optimizer.state.get(each, {}) for key, each in zip(keys, every, strict=False)}
+    before = {key: written(each) for key, each in live.items()} if written else live
     state = {key: _as_before(held, before.get(key)) for key, held in state_dict["state"].items()}
     for group in groups:
         state.update(group.pop(_SHARED, {}))
@@ -73,7 +80,7 @@ def _plain(value: Any) -> Any:
 
 
 def _as_before(value: Any, before: Any) -> Any:
-    """Return a loaded value as what stands in its place: of its type, and on its mesh."""
+    """Return a loaded value as what stands in its place: of its type, on its mesh, in its memory format."""
     if isinstance(value, dict) and isinstance(before, Mapping):
         lost = {key: each for key, each in before.items() if key not in value and each == {}}
         return {**lost, **{key: _as_before(each, before.get(key)) for key, each in value.items()}}
@@ -85,4 +92,7 @@ def _as_before(value: Any, before: Any) -> Any:
     if isinstance(before, DTensor) and isinstance(value, Tensor) and not isinstance(value, DTensor) and not value.dim():
         mesh = before.device_mesh
         return DTensor.from_local(value.to(before.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    if isinstance(before, Tensor) and type(value) is type(before) and value.shape == before.shape:
+        # a product of the same numbers in another order in memory may round otherwise
+        return value if value.stride() == before.stride() else torch.empty_like(before, dtype=value.dtype).copy_(value)
     return value
