@@ -39,7 +39,7 @@ import anyoptim
 from anyoptim.engines.apollo import APOLLOAdamW
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.lookahead import Lookahead
-from anyoptim.integrations.checkpoints import _flaw
+from anyoptim.integrations.whole import _flaw
 
 ENGINES = ["muon", "apollo_adamw", "apollo_mini", "galore_adamw", "galore_adafactor", "grokadamw", "lomo", "adalomo"]
 HYBRIDS = ["muon+sgd", "muon+prodigy"]
@@ -176,7 +176,7 @@ def muon_sends_16_bits() -> None:
 def a_missing_rank_is_found() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder)
-        (checkpoint / "trainer_state.json").write_text("{}")
+        (checkpoint / "trainer_state.json").write_text('{"global_step": 1}')
         assert _flaw(checkpoint) == ""  # saved without random state
         (checkpoint / "rng_state.pth").touch()
         assert _flaw(checkpoint) == ""  # by one process

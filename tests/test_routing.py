@@ -139,7 +139,7 @@ def test_a_shadowed_pattern_is_noted() -> None:
         ("q_proj", "write '.*q_proj'"),
         ("q_proj,v_proj", """write '["q_proj", "v_proj"]'"""),
         ("q_proj, v_porj", "Did you mean"),
-        ("q_porj", "Did you mean 'q_proj'"),
+        ("q_porj", "Did you mean '.*q_proj'"),
         ('["q_porj"]', "Did you mean 'q_proj'"),
         ("[]", "must be a regex"),
         ('["attn", 7]', "must be a regex"),
