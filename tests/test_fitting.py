@@ -16,8 +16,8 @@ HELD = [name for name in NAMES if name not in ("lomo", "sgd")]
 """Those whose state has shapes."""
 
 
-def stepped(name: str, model: torch.nn.Module, steps: int = 2) -> Any:
-    optimizer = anyoptim.get_optimizer(name, model, needs_of(name))
+def stepped(name: str, model: torch.nn.Module, steps: int = 2, optim_args: str = "") -> Any:
+    optimizer = anyoptim.get_optimizer(name, model, needs_of(name), optim_args=optim_args)
     if hasattr(inner(optimizer), "train"):
         optimizer.train()
     for _ in range(steps):
@@ -91,3 +91,42 @@ def test_what_a_hook_makes_of_it_stays() -> None:
     held = [each for state in loading.state.values() for each in state.values() if torch.is_tensor(each)]
     assert torch.float32 in {each.dtype for each in held}
     assert not any(bool(each.any()) for each in held if each.numel() > 1)
+
+
+FLASH = "pytorch_optimizer/flashadamw"
+
+
+@pytest.mark.parametrize(
+    ("wrote", "quantize"), [("compress_state_dict=false", True), ("", False), ("quantize=false", True)]
+)
+def test_state_that_an_optimizer_converts_is_loaded(wrote: str, quantize: bool) -> None:
+    skip_unless_installed(FLASH)
+    saved = stepped(FLASH, llama(), optim_args=wrote).state_dict()
+    for group in saved["param_groups"]:
+        group["quantize"] = quantize
+    model = llama()
+    loading = anyoptim.get_optimizer(FLASH, model)
+    loading.load_state_dict(saved)
+    model(input_ids=torch.ones(1, 8, dtype=torch.long), labels=torch.ones(1, 8, dtype=torch.long)).loss.backward()
+    loading.step()
+    assert ("exp_avg::quantized" in next(iter(loading.state.values()))) == quantize
+
+
+@pytest.mark.parametrize("wrote", ["", "compress_state_dict=false"])
+def test_state_that_an_optimizer_converts_has_its_shape(wrote: str) -> None:
+    skip_unless_installed(FLASH)
+    saved = stepped(FLASH, llama(), optim_args=wrote).state_dict()
+    config = copy.deepcopy(TINY_LLAMA)
+    config.vocab_size += 16
+    with pytest.raises(anyoptim.CheckpointError, match=r"does not fit model.embed_tokens.weight"):
+        anyoptim.get_optimizer(FLASH, LlamaForCausalLM(config)).load_state_dict(saved)
+
+
+def test_state_that_changes_its_size_is_loaded() -> None:
+    skip_unless_installed("spam")
+    settings = "density=0.5,update_proj_gap=1"
+    running = stepped("spam", llama(), steps=3, optim_args=settings)
+    loading = anyoptim.get_optimizer("spam", llama(), optim_args=settings)
+    loading.load_state_dict(copy.deepcopy(running.state_dict()))
+    held, saved = (each.state_dict()["state"] for each in (loading, running))
+    torch.testing.assert_close(held, saved, rtol=0, atol=0)

@@ -53,7 +53,7 @@ _PROJECTION_TYPE = Hyperparameter(
 )
 # of the packages that offer them, see benchmarks/results/bare_names.md
 _FASTEST = ("adamp", "came", "lamb", "scion", "sgdw")
-_ONLY_HERE = ("adabound", "adai", "diffgrad", "grams", "racs", "shampoo", "signsgd", "sm3", "spam", "tiger", "yogi")
+_ONLY_HERE = ("adabound", "adai", "diffgrad", "grams", "racs", "shampoo", "signsgd", "sm3", "tiger", "yogi")
 _LOADS_IN_ITS_OWN_WAY = "hooks_around_loading"  # what hooks make of a state dict is not what it looks at
 _PLAIN_STATE = {"mends": ("plain_state", _LOADS_IN_ITS_OWN_WAY)}
 
@@ -184,6 +184,9 @@ SPECS = indexed(
     },
     facts={
         **{name: Facts(name=name) for name in _FASTEST + _ONLY_HERE},
+        "flashadamw": Facts(implementation={"loads_state_of": ({"quantize": True}, {"quantize": False})}),
+        # of the entries that are updated; which ones these are is drawn anew
+        "spam": Facts(name="spam", implementation={"resized_state": frozenset({"exp_avg", "exp_avg_sq"})}),
         "sophiah": Facts(name="sophia", traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
         "stablespam": Facts(name="stable_spam"),
         "dadaptadagrad": Facts(implementation=_one_for_all("lr")),

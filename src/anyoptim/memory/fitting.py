@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -52,50 +52,67 @@ class FitsOnly:
         }
         self._saved = {places.get(key, key): held for key, held in state_dict.get("state", {}).items()}
         self._expected = self._first_state(optimizer, saved) if self._saved else {}
+        misfit = self._misfit(optimizer, self._expected)
+        converted = (other for _, each in self._plan.members for other in each.loads_state_of)
+        if misfit and all(self._misfit(optimizer, self._first_state(optimizer, saved, each)) for each in converted):
+            self._refuse(optimizer, *misfit)
+
+    def _misfit(self, optimizer: Optimizer, expected: Mapping[object, object]) -> tuple[object, str] | None:
+        """Return the place of the first saved state that does not fit, and what differs."""
         unstepped: dict[object, object] = {
             index: optimizer.state.get(each) for index, each in enumerate(_parameters(optimizer))
         }
         for place, held in self._saved.items():
-            if not _is_like(held, unstepped.get(place)):  # some constructors make state
-                self._refuse(optimizer, place, held, _other_shape)
+            flaw = _difference(held, expected.get(place), _other_shape)
+            if flaw and not _is_like(held, unstepped.get(place)):  # some constructors make state
+                return place, flaw
+        return None
 
     def _refuse_dtypes(self, optimizer: Optimizer) -> None:
         places: dict[object, int] = {each: index for index, each in enumerate(_parameters(optimizer))}
         for key, held in optimizer.state.items():
             place = places.get(key, key)
             _put_back(held, self._saved.get(place), self._expected.get(place))
-            self._refuse(optimizer, place, held, _other_dtype)
+            flaw = _difference(held, self._expected.get(place), _other_dtype)
+            if flaw:
+                self._refuse(optimizer, place, flaw)
         self._expected, self._saved = {}, {}
 
-    def _refuse(self, optimizer: Optimizer, place: object, held: object, differs: _Differs) -> None:
-        expected = self._expected.get(place)
-        found = differs(held, expected, "state") if expected is not None and held != {} else ""
-        if found:
-            raise CheckpointError(
-                f"This state of {self._plan.spec.name} does not fit {self._name(optimizer, place)}: {found}."
-                " Resume with the model and the settings that it was written with, or start the optimizer afresh."
-            )
+    def _refuse(self, optimizer: Optimizer, place: object, flaw: str) -> NoReturn:
+        raise CheckpointError(
+            f"This state of {self._plan.spec.name} does not fit {self._name(optimizer, place)}: {flaw}."
+            " Resume with the model and the settings that it was written with, or start the optimizer afresh."
+        )
 
     def _name(self, optimizer: Optimizer, place: object) -> str:
         parameter = dict(enumerate(_parameters(optimizer))).get(place)  # type: ignore[call-overload]  # or a word
         routes = self._plan.routing.routes if self._plan.routing else ()
         return next((each.name for each in routes if each.parameter is parameter), f"its {place}")
 
-    def _first_state(self, optimizer: Optimizer, saved: Sequence[Mapping[str, object]]) -> dict[object, object]:
-        """Return what the first step would make, by a parameter's place or by the word that stands for none."""
+    def _first_state(
+        self, optimizer: Optimizer, saved: Sequence[Mapping[str, object]], other: Mapping[str, object] | None = None
+    ) -> dict[object, object]:
+        """Return what the first step would make, by a parameter's place or by the word that stands for none.
+
+        With ``other`` values, of the groups' keys among them.
+        """
         if any(isinstance(each, DTensor) for each in _parameters(optimizer)):
             return dict(optimizer.state_dict()["state"])
-        plan = dataclasses.replace(self._plan, groups=tuple(self._groups(optimizer, saved)))
+        plan = dataclasses.replace(self._plan, groups=tuple(self._groups(optimizer, saved, other or {})))
         found, _ = try_a_step(plan, lambda: _state_of_each(plan))
-        return found or {}
+        resized = {key for _, each in plan.members for key in each.resized_state}
+        return {place: _of_any_size(held, resized) for place, held in (found or {}).items()}
 
-    def _groups(self, optimizer: Optimizer, saved: Sequence[Mapping[str, object]]) -> Iterator[GroupDict]:
+    def _groups(
+        self, optimizer: Optimizer, saved: Sequence[Mapping[str, object]], other: Mapping[str, object]
+    ) -> Iterator[GroupDict]:
         """Yield the groups that the optimizer will have: a state dict brings its hyperparameters with it."""
         record = record_of(optimizer)
         keys = {each.key for each in record.places.values()} if record else set()
         for group, old in zip(optimizer.param_groups, saved, strict=True):
-            brought: Any = {**group, **{key: old[key] for key in keys if key in old and key in group}}
-            yield brought
+            brought = {key: old[key] for key in keys if key in old} | dict(other)
+            made: Any = {**group, **{key: value for key, value in brought.items() if key in group}}
+            yield made
 
 
 def _state_of_each(plan: Blueprint) -> dict[object, object]:
@@ -119,6 +136,18 @@ def _state_of_each(plan: Blueprint) -> dict[object, object]:
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
     for group in optimizer.param_groups:
         yield from group["params"]
+
+
+def _of_any_size(state: object, keys: Collection[str]) -> object:
+    """Return state with empty tensors, which any shape fits, for some of its keys."""
+    if not isinstance(state, Mapping):
+        return state
+    return {key: held.new_empty(0) if key in keys and isinstance(held, Tensor) else held for key, held in state.items()}
+
+
+def _difference(held: object, expected: object, differs: _Differs) -> str:
+    """Return how the state of a parameter differs from the expected one, or ""; there may be none."""
+    return differs(held, expected, "state") if expected is not None and held != {} else ""
 
 
 def _is_like(held: object, state: object) -> bool:

@@ -67,6 +67,9 @@ class Implementation:
         own_step_size: with ``lr=none``, or without such a keyword, a group's learning rate means nothing to it.
         by_place: what it does to a parameter depends on that one's place among the others, so that no device mesh may
             split its groups.
+        loads_state_of: values of groups' keys whose state its ``load_state_dict`` converts, so that a checkpoint may
+            hold it.
+        resized_state: keys of its state whose tensors change their size as it trains.
     """
 
     name: str
@@ -96,6 +99,8 @@ class Implementation:
     takes_lora_pairs: bool = False
     own_step_size: bool = False
     by_place: bool = False
+    loads_state_of: tuple[Mapping[str, object], ...] = ()
+    resized_state: frozenset[str] = frozenset()
 
     @property
     def may_fail(self) -> Mapping[str, str]:
