@@ -64,6 +64,13 @@ def test_a_spec_changes_what_is_made_of_it(before: dict[str, str]) -> None:
     assert registry.known_names() and not changed(before)
 
 
+def test_a_field_is_news_of_those_that_set_it() -> None:
+    spec = anyoptim.optimizer_info("lion")
+    assert "by_place" not in fingerprints.plain(spec)
+    ours = replace(spec, implementations=tuple(replace(each, by_place=True) for each in spec.implementations))
+    assert "by_place=True" in fingerprints.plain(ours)
+
+
 def test_another_process_finds_the_same(before: dict[str, str]) -> None:
     program = (
         f"import json, fingerprints; print(json.dumps({{name: fingerprints.fingerprint(name) for name in {SOME}}}))"

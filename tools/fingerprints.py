@@ -36,7 +36,9 @@ def fingerprint(name: str) -> str:
 def plain(value: object) -> str:
     """Write a value of a spec so that equal ones are equal texts, whatever the order of sets and mappings."""
     if is_dataclass(value) and not isinstance(value, type):
-        inside = ", ".join(f"{each.name}={plain(getattr(value, each.name))}" for each in fields(value))
+        held = ((each.name, getattr(value, each.name), each.default) for each in fields(value))
+        # without what is as by default, so that a new field is news of those only that set it
+        inside = ", ".join(f"{name}={plain(one)}" for name, one, default in held if one != default)
         return f"{type(value).__name__}({inside})"
     if isinstance(value, Mapping):
         return f"{{{', '.join(sorted(f'{plain(key)}: {plain(each)}' for key, each in value.items()))}}}"
