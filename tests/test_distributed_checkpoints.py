@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -122,13 +121,6 @@ UNEVEN: Cases = {
     for full in (False, True)
 }
 """Rows that two ranks cannot share alike, in blocks of 256 all the same: quantized on each rank, and compiled."""
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all workers of pytest-xdist."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.mark.parametrize("case", TWO)

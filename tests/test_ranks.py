@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -263,13 +262,6 @@ FOUR: Cases = {
     for name in (*ENGINES, *HYBRIDS, *WRAPPED, "adamw_torch")
     for mesh in ("fsdp_tp", "hsdp")
 }
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all workers of pytest-xdist."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.mark.parametrize("case", TWO)

@@ -52,6 +52,7 @@ _HOME = {
     "optimizer_info": "names.lookup",
     "register": "names.registry",
     "FUSED_BACKWARD": "names.hyperparameters",
+    "OWNED": "names.hyperparameters",
     "Hyperparameter": "names.hyperparameters",
     "Interval": "names.hyperparameters",
     "Implementation": "names.spec",

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from anyoptim.building import mends
+from anyoptim.building.across import stepping_across
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.calling import made_by
 from anyoptim.building.plain_state import as_plain
@@ -107,10 +108,11 @@ def assemble(
     Args:
         blueprint: what was decided.
         params: param groups, or the model.
-        stands_for: the model's parameters by those that stand in for them in ``params``.
+        stands_for: the model's parameters by those that stand in for them in ``params``, for a trial; it steps on
+            whole tensors.
         changed: constructor keywords that differ from the blueprint's.
     """
-    optimizer = _bare(blueprint, params, stands_for or {}, **changed)
+    optimizer = _bare(blueprint, params, stands_for, **changed)
     for wrapper in blueprint.spec.wrappers:
         wrap: Any = wrapper.default.load()
         keywords = blueprint.settings.of_scope("wrapper", wrapper.name)
@@ -130,9 +132,12 @@ def class_of(blueprint: Blueprint) -> type[Optimizer]:
 
 
 def _bare(
-    blueprint: Blueprint, params: nn.Module | Iterable[Any], stands_for: Mapping[Tensor, Tensor], **changed: object
+    blueprint: Blueprint,
+    params: nn.Module | Iterable[Any],
+    stands_for: Mapping[Tensor, Tensor] | None,
+    **changed: object,
 ) -> Optimizer:
-    """Call the constructor, or of a hybrid both, and mend what they make."""
+    """Call the constructor, or of a hybrid both, mend what they make, and let it step across processes."""
     spec, implementation = blueprint.spec, blueprint.implementation
     build = implementation.load()
     if isinstance(params, nn.Module) and implementation.takes != "model":
@@ -140,20 +145,23 @@ def _bare(
         params = named if implementation.takes == "named_parameters" else [each for _, each in named]
     what = f"{spec.name}: {implementation.class_path}"
     keywords = _that_it_has(blueprint, build, {**blueprint.keywords, **changed})
+
+    def finished(made: Optimizer, each: Implementation, given: Mapping[str, object]) -> Optimizer:
+        mended = _mended(made, each, blueprint, stands_for or {})
+        return mended if stands_for is not None else stepping_across(mended, blueprint, each, given)
+
     if spec.fallback is None:
-        return _mended(made_by(build, what, params, **keywords), implementation, blueprint, stands_for)
+        return finished(made_by(build, what, params, **keywords), implementation, keywords)
     groups = list(params)  # type: ignore[arg-type]  # a hybrid takes no model
     rest = [group for group in groups if group[MEMBER] == spec.fallback.name]
     own = [group for group in groups if group[MEMBER] == spec.target_optimizer]
     theirs = {**blueprint.settings.of_scope("fallback"), **_taken_over(blueprint, changed)}
-    members = {spec.target_optimizer: (implementation, made_by(build, what, own, **keywords))}
+    members = {spec.target_optimizer: finished(made_by(build, what, own, **keywords), implementation, keywords)}
     if rest:
         other = spec.fallback.default
         made = made_by(other.load(), f"{spec.name}: {other.class_path}", rest, **theirs)
-        members = {spec.fallback.name: (other, made), **members}
-    return CompositeOptimizer(
-        {name: _mended(made, each, blueprint, stands_for) for name, (each, made) in members.items()}
-    )
+        members = {spec.fallback.name: finished(made, other, theirs), **members}
+    return CompositeOptimizer(members)
 
 
 def _mended(

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from anyoptim.building.plain_state import keep_plain
 from anyoptim.building.quantized_shards import step_on_parts
 from anyoptim.engines.loading import after_loading, before_loading, only_makes_state
+from anyoptim.engines.on_shards import stood_for
 from anyoptim.names import packages
 from anyoptim.names.role import EMBEDDINGS
 from anyoptim.routing.places import Place
@@ -76,7 +77,7 @@ class _ConfigOf:
         self.exceptions = exceptions
 
     def __call__(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
-        parameter, manager = group["params"][pindex], self.optimizer.mng
+        parameter, manager = stood_for(group["params"][pindex]), self.optimizer.mng
         # the group may be another optimizer's copy; no exception is kept under the place -1
         alone = SimpleNamespace(args=self.optimizer.args, mng=manager, param_groups=[group])
         config: dict[str, Any] = type(self.optimizer).get_config(alone, -1, pindex, group)
@@ -164,10 +165,10 @@ def weights_stay_while_state_is_made(optimizer: Optimizer, place_of: PlaceOf) ->
     """
     kept: dict[Tensor, Tensor] = {}
 
-    def before(_: Optimizer, *__: object) -> None:
-        if not only_makes_state(optimizer):
+    def before(this: Optimizer, *_: object) -> None:
+        if not only_makes_state(this):
             return
-        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+        for parameter in (each for group in this.param_groups for each in group["params"]):
             if parameter.grad is not None:
                 kept[parameter] = parameter.detach().clone()
                 parameter.grad.fill_(1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,11 +19,14 @@ from typing import Any
 from anyoptim.catalog._algorithms import Algorithm, algorithms
 from anyoptim.catalog._keywords import hyperparameters_from
 from anyoptim.names.composing import pair
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 from anyoptim.names.unmade import Unmade
 
 FOLDER = Path(__file__).parent / "index"
+
+ACROSS = Path(__file__).parent / "across.json"
+"""What ``make across`` has found by trying."""
 
 NO_TRAITS = Traits()
 
@@ -137,6 +140,13 @@ def read_index(module: str) -> Mapping[str, Any]:
     return index
 
 
+@lru_cache(maxsize=1)
+def ways_across() -> Mapping[str, Any]:
+    """Return how names step on parameters that several processes share, where not as they are; see ``across.json``."""
+    found: Mapping[str, Iterable[str]] = json.loads(ACROSS.read_text(encoding="utf-8"))
+    return {path: way for way, paths in found.items() for path in paths}
+
+
 def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: Mapping[str, object]) -> OptimizerSpec:
     algorithm = algorithms().get(path) or algorithms().get(own) or Algorithm(own)
     differs = {name: {"default": default} for name, default in facts.defaults.items()}
@@ -153,13 +163,14 @@ def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: M
     if coupled:
         unsupported["fused_backward"] = coupled
     else:
-        hyperparameters.append(FUSED_BACKWARD)
+        hyperparameters += WHERE_AND_WHEN
     fields: dict[str, Any] = {
         "name": "upstream",
         "target": entry["class"],
         "hyperparameters": tuple(hyperparameters),
         "refused": facts.refused,
         "unsupported": unsupported,
+        "across": ways_across().get(path, ""),
         **shared,
         **facts.implementation,
     }

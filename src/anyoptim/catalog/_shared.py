@@ -6,7 +6,7 @@ from typing import Any
 
 from anyoptim.names.hyperparameters import Hyperparameter, Interval
 from anyoptim.names.role import EVERY_ROLE, Role
-from anyoptim.names.spec import Implementation
+from anyoptim.names.spec import Across, Implementation
 
 NON_NEGATIVE = Interval(low=0.0, open_high=True)
 """And finite: an infinite rate makes every weight NaN."""
@@ -93,6 +93,7 @@ def native(
     refused: dict[str, str] | None = None,
     step_copies: int = 0,
     by_place: bool = False,
+    across: Across = "",
 ) -> Implementation:
     """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
     return Implementation(
@@ -106,4 +107,5 @@ def native(
         refused=refused or {},
         step_copies=step_copies,
         by_place=by_place,
+        across=across,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anyoptim.catalog._index import Facts, indexed
-from anyoptim.catalog._shared import DECAY, SHARDED_KERNELS
+from anyoptim.catalog._shared import DECAY
 from anyoptim.names.spec import Traits
 
 _MOMENTUM = Facts(defaults={"momentum": 0.9})  # without, bitsandbytes refuses
@@ -23,15 +23,6 @@ SPECS = indexed(
     extra="bitsandbytes",
     mends=("embeddings_in_32_bits", "hooks_around_loading"),
     limits={
-        "DTensor": {
-            SHARDED_KERNELS: (
-                "adagrad adagrad_32bit adagrad_8bit adam adam_32bit adam_8bit adamw adamw_32bit adamw_8bit ademamix"
-                " ademamix_32bit ademamix_8bit lamb lamb_32bit lamb_8bit lars lars_32bit lars_8bit lion lion_32bit"
-                " lion_8bit paged_adam paged_adam_32bit paged_adam_8bit paged_adamw paged_adamw_32bit paged_adamw_8bit"
-                " paged_ademamix paged_ademamix_32bit paged_ademamix_8bit paged_lion paged_lion_32bit paged_lion_8bit"
-                " rmsprop rmsprop_32bit rmsprop_8bit sgd sgd_32bit sgd_8bit"
-            ),
-        },
         "bf16": {"it takes 32-bit weights only": "pytorchlars"},
         "fp16": {"it takes 32-bit weights only": "pytorchlars"},
         "torch.compile": {

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from anyoptim.catalog._index import Facts, indexed
-from anyoptim.catalog._shared import SHARDED_PLAIN
 
 SPECS = indexed(
     "came_pytorch",
     licence="MIT",
     extra="came",
-    limits={"DTensor": {SHARDED_PLAIN: "came"}},
     facts={"came": Facts(aliases=("came_pytorch",), defaults={"lr": 2e-4})},  # none is refused
 )

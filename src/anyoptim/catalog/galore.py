@@ -21,7 +21,7 @@ from anyoptim.catalog._shared import (
     weight_decay,
 )
 from anyoptim.names.composing import upstream, variant
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter
 from anyoptim.names.role import MATRICES, Role
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
@@ -74,8 +74,9 @@ ADAMW = OptimizerSpec(
             *_ADAMW,
             Hyperparameter("optim_bits", Literal[8, 32], 32, "bits of a moment; 8: quantized block by block"),
             *_TARGET,
-            FUSED_BACKWARD,
+            *WHERE_AND_WHEN,
             target_roles=MATRICES,
+            across="owned",
         ),
         _upstream("GaLoreAdamW", *_ADAMW, flag("no_deprecation_warning", "do not warn that torch has an AdamW too")),
     ),
@@ -99,9 +100,10 @@ ADAFACTOR_SPEC = OptimizerSpec(
             lr(1e-3),
             *ADAFACTOR,
             *_TARGET,
-            FUSED_BACKWARD,
+            *WHERE_AND_WHEN,
             refused={"relative_step": _NO_RELATIVE_STEP, "warmup_init": _NO_RELATIVE_STEP},
             target_roles=MATRICES,
+            across="owned",
         ),
         replace(
             _upstream("GaLoreAdafactor", OPTIONAL_LR, *ADAFACTOR, *RELATIVE_STEP, DTensor=SHARDED_PLAIN),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anyoptim.catalog._index import Facts, indexed
-from anyoptim.catalog._shared import SHARDED_PART, SHARDED_REFUSED
+from anyoptim.catalog._shared import SHARDED_PART
 from anyoptim.names.spec import Traits
 
 _TRAITS = Traits(consumes_gradients=True)
@@ -25,7 +25,7 @@ SPECS = indexed(
         "a step on one parameter alone gives other weights than a step on all": "muon muonadamw muonlaprop scion",
     },
     limits={
-        "DTensor": {SHARDED_PART: "scion", SHARDED_REFUSED: "sudsadamw"},
+        "DTensor": {SHARDED_PART: "scion"},
         "sharded checkpoints": {
             "its counts change their shape as it steps": "heavysoapnadam lather psgdkron psgdpro qsgd soapnadam"
         },

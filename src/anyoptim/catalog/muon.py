@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anyoptim.catalog._shared import NON_NEGATIVE, SHARDED_PART, flag, lr, momentum, native, weight_decay
+from anyoptim.catalog._shared import NON_NEGATIVE, flag, lr, momentum, native, weight_decay
 from anyoptim.catalog.torch import ADAMW
 from anyoptim.names.composing import pair, upstream
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter, Interval
+from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter, Interval
 from anyoptim.names.role import MATRICES, Role
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
@@ -30,7 +30,7 @@ _HYPERPARAMETERS = (
         None,
         "how lr depends on a matrix's shape; match_rms_adamw: as large a step as AdamW's; none: original",
     ),
-    FUSED_BACKWARD,
+    *WHERE_AND_WHEN,
 )
 
 _MATRICES_ALONE = OptimizerSpec(
@@ -40,11 +40,11 @@ _MATRICES_ALONE = OptimizerSpec(
     usual_lr=(1e-4, 0.05),
     traits=Traits(needs_targets=True, targets="hidden-matrices"),
     implementations=(
-        native("muon:Muon", *_HYPERPARAMETERS, target_roles=MATRICES),
+        native("muon:Muon", *_HYPERPARAMETERS, target_roles=MATRICES, across="owned"),
         Implementation(
             name="upstream",
             target="torch.optim:Muon",
-            limits={"DTensor": SHARDED_PART},
+            across="owned",
             package="torch",
             licence="BSD-3-Clause",
             hyperparameters=_HYPERPARAMETERS,

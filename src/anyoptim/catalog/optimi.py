@@ -13,7 +13,7 @@ from anyoptim.catalog._shared import (
     optional_flag,
     weight_decay,
 )
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 SPECS = (
@@ -57,7 +57,7 @@ SPECS = (
                     optional_flag("kahan_sum", "Kahan summation for low-precision weights; none: where useful"),
                     FOREACH,
                     optional_flag("triton", "Triton kernels; none: where possible"),
-                    FUSED_BACKWARD,
+                    *WHERE_AND_WHEN,
                 ),
                 refused={"gradient_release": "fused_backward=true does the same, with any trainer"},
             ),

@@ -100,6 +100,8 @@ _EXTRA = {
 }
 """Keywords that constructors put into groups without naming them, where the step reads them."""
 
+_MOVES_AT_RATE_ZERO = Facts(implementation={"mends": ("weights_stay_while_state_is_made", _LOADS_IN_ITS_OWN_WAY)})
+
 SPECS = indexed(
     "pytorch_optimizer",
     licence="Apache-2.0",
@@ -107,7 +109,7 @@ SPECS = indexed(
     mends=(_LOADS_IN_ITS_OWN_WAY,),
     extra_keywords=_EXTRA,
     coupled={
-        DISTANCE: "dadaptadam dadaptadan dadaptsgd prodigy",
+        DISTANCE: "dadaptadagrad dadaptadam dadaptadan dadaptlion dadaptsgd prodigy",
         "it draws random numbers, one after another for all parameters": "apollo bsam gravity kron magma",
         "a step on one parameter alone gives other weights than a step on all": (
             "adagc adams alice asgd avagrad dash lorarite madgrad ranger21 spam stablespam"
@@ -116,15 +118,10 @@ SPECS = indexed(
     limits={
         "DTensor": {
             SHARDED_REFUSED: (
-                "adagc adago adalite adamp adan adasmooth adopt aida alig apollodqn asgd bsam came dadaptadagrad"
-                " dadaptadam dadaptadan dadaptlion dadaptsgd diffgrad emofact fadam fira ftrl lamb lars lorarite"
-                " madgrad magma mars normuon novograd prodigy ranger21 rose sara sgdp spectralsphere srmm stableadamw"
-                " stablespam swats"
+                "adagc alig asgd bsam dadaptadagrad dadaptadam dadaptadan dadaptlion dadaptsgd emofact lorarite madgrad"
+                " magma prodigy ranger21 stablespam"
             ),
-            SHARDED_PLAIN: (
-                "a2grad adafactor adammini adanorm alice apollo dash kron racs scalableshampoo shampoo sm3 soap spam"
-                " splus"
-            ),
+            SHARDED_PLAIN: "alice apollo dash kron spam",
             SHARDED_PART: "gravity",
             SHARDED_GRAPH: "adahessian sophiah",
         },
@@ -236,6 +233,7 @@ SPECS = indexed(
         "rmsprop": Facts(hyperparameters={"alpha": {"within": DECAY}}),
         "adatam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
         "tam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
+        **dict.fromkeys(("ftrl", "srmm"), _MOVES_AT_RATE_ZERO),
         "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
         "magma": Facts(implementation={"mends": ("torch_hooks", _LOADS_IN_ITS_OWN_WAY)}),
         "ranger21": Facts(name="ranger21", hyperparameters={"num_iterations": {"taken_from": "args.max_steps"}}),

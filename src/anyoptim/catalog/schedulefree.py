@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import DECAY, NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _WARMUP = Hyperparameter("warmup_steps", int, 0, "steps of the optimizer's own linear warmup", NON_NEGATIVE)
@@ -31,7 +31,7 @@ def _schedule_free(
             target=f"schedulefree:{name}",
             package="schedulefree",
             licence="Apache-2.0",
-            hyperparameters=(*hyperparameters, _L2, *_AVERAGING, _FOREACH, FUSED_BACKWARD),
+            hyperparameters=(*hyperparameters, _L2, *_AVERAGING, _FOREACH, *WHERE_AND_WHEN),
             applied_lr="scheduled_lr",
             limits=limits,
         ),

@@ -14,8 +14,6 @@ from anyoptim.catalog._shared import (
     NON_NEGATIVE,
     OWN_STEP_SIZE,
     SHARDED_GRAPH,
-    SHARDED_KERNELS,
-    SHARDED_PART,
     SHARDED_PLAIN,
     SHARDED_REFUSED,
     betas,
@@ -35,6 +33,8 @@ _BITSANDBYTES = (
     *("bnbadam", "bnbadam8bit", "bnbadamw", "bnbadamw8bit", "bnbademamix", "bnbademamix8bit", "bnblion"),
     *("bnblion8bit", "bnbsgd", "bnbsgd8bit"),
 )
+# whose own __init__ loads its kernels
+_OF_BITSANDBYTES = {"mends": ("hooks_around_loading",), "skips_init": False}
 _BIG_VISION = ("adafactorbv", "adafactorbvc", "cadafactorbv", "cadafactorbvc")
 _RMSPROP = ("rmsprop", "rmsproptf", "rmsproptfc", "rmsproptfw", "crmsproptf")
 _MUON = Facts(
@@ -78,15 +78,9 @@ SPECS = (
         },
         limits={
             "DTensor": {
-                SHARDED_REFUSED: (
-                    "adamp adamuon cadafactorbv cadafactorbvc cadamc cadamp cadamw cadan cadanw cadopt cadoptc cadoptw"
-                    " clamb clambw claprop clion clionc cmars cnadamc cnadamw crmsproptf csgdc csgdp csgdw mars"
-                    " nadamuon novograd novogradc novogradw sgdp"
-                ),
-                SHARDED_PLAIN: "adafactor cadafactor kron kronc kronw",
+                SHARDED_REFUSED: "clamb clambw",
+                SHARDED_PLAIN: "kron kronc kronw",
                 SHARDED_GRAPH: "adahessian",
-                SHARDED_KERNELS: " ".join(_BITSANDBYTES),
-                SHARDED_PART: "muon nmuon",
             },
             "schedule": {
                 "its momentum holds updates at earlier rates": "cadafactor crmsproptf rmsproptf rmsproptfc rmsproptfw",
@@ -117,7 +111,7 @@ SPECS = (
             **{name: Facts(name=name) for name in _FASTEST},
             "madgrad": Facts(name="madgrad", implementation=_MADE_FROM_SUMS),
             "madgradw": Facts(implementation=_MADE_FROM_SUMS),
-            **{name: Facts(implementation={"mends": ("hooks_around_loading",)}) for name in _BITSANDBYTES},
+            **{name: Facts(implementation=_OF_BITSANDBYTES) for name in _BITSANDBYTES},
             **{name: Facts(hyperparameters={"decay_rate": {"within": NON_NEGATIVE}}) for name in _BIG_VISION},
             **{name: Facts(hyperparameters={"alpha": {"within": DECAY}}) for name in _RMSPROP},
             # without a learning rate

@@ -16,7 +16,6 @@ from anyoptim.catalog._shared import (
     FUSED,
     MAXIMIZE,
     NON_NEGATIVE,
-    SHARDED_REFUSED,
     betas,
     eps,
     flag,
@@ -25,7 +24,7 @@ from anyoptim.catalog._shared import (
     weight_decay,
 )
 from anyoptim.names.composing import variant
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _L2 = "L2 penalty added to the gradient"
@@ -41,7 +40,7 @@ def _torch(
         Implementation(
             name="upstream",
             target=f"torch.optim:{name}",
-            hyperparameters=(*hyperparameters, FUSED_BACKWARD),
+            hyperparameters=(*hyperparameters, *WHERE_AND_WHEN),
             package="torch",
             licence="BSD-3-Clause",
             limits=limits,
@@ -81,7 +80,6 @@ SPECS = (
         "torch",
         licence="BSD-3-Clause",
         limits={
-            "DTensor": {SHARDED_REFUSED: "adafactor rprop"},
             "schedule": {
                 "a changed rate applies one step late": "asgd",
                 "its step sizes are its own after the first step": "rprop",

@@ -13,7 +13,7 @@ from anyoptim.catalog._shared import (
     lr,
     weight_decay,
 )
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, ITS_OWN, Hyperparameter
+from anyoptim.names.hyperparameters import ITS_OWN, WHERE_AND_WHEN, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
 _ADAMW = (lr(1e-3), betas(), eps(), weight_decay(1e-2))
@@ -94,13 +94,13 @@ SPECS = (
                 package="transformers",
                 extra="transformers",
                 licence="Apache-2.0",
-                limits={"DTensor": "its state is plain tensors"},
+                across="owned",
                 **OWN_STEP_SIZE,
                 hyperparameters=(
                     OPTIONAL_LR,
                     *ADAFACTOR,
                     *RELATIVE_STEP,
-                    FUSED_BACKWARD,
+                    *WHERE_AND_WHEN,
                 ),
             ),
         ),

@@ -11,8 +11,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.copies import copy_whole, kept_attributes
-from anyoptim.engines.facade import not_around_parameters
-from anyoptim.engines.loading import after_loading, before_loading, of_every_parameter, of_those_with_state
+from anyoptim.engines.facade import Facade, not_around_parameters
+from anyoptim.engines.loading import (
+    after_loading,
+    before_loading,
+    between_hooks,
+    of_every_parameter,
+    of_those_with_state,
+    packed,
+)
 from anyoptim.engines.stepping import step_inside
 from anyoptim.names.composing import MEMBER
 
@@ -107,8 +114,25 @@ class CompositeOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all inner optimizers; those that keep none have an entry, too, once one has."""
-        state_dict = super().state_dict()
+        state_dict = between_hooks(self, self._to_save)
         return of_every_parameter(self, state_dict) if state_dict["state"] else state_dict
+
+    def _to_save(self) -> dict[str, Any]:
+        """Return the state dict, with what facades around the inner optimizers make of their parts."""
+        state_dict = packed(self)
+        for name, each in self.optimizers.items():
+            if isinstance(each, Facade):
+                numbers = [
+                    number
+                    for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
+                    if group[MEMBER] == name
+                    for number in saved["params"]
+                ]
+                state = state_dict["state"]
+                part = {index: state.pop(number) for index, number in enumerate(numbers) if number in state}
+                saved = each.to_save({"state": part, "param_groups": each.param_groups})["state"]
+                state.update((numbers[key] if isinstance(key, int) else key, held) for key, held in saved.items())
+        return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of the same hybrid: each inner optimizer loads its part in its own way.

@@ -19,10 +19,11 @@ from anyoptim.engines.copies import kept_attributes
 from anyoptim.engines.distributed import lay_out_gradient
 from anyoptim.engines.loading import after_loading, before_loading
 from anyoptim.engines.ranges import refuse_out_of_range
+from anyoptim.engines.stepping import StepsParts
 from anyoptim.errors import UnsupportedError
 
 
-class Engine(Optimizer):
+class Engine(StepsParts):
     """A ``torch.optim.Optimizer`` whose state is tensors and plain values, made at the first step."""
 
     foreign_state: ClassVar[tuple[str, str]] = ("", "")
@@ -62,11 +63,13 @@ class Engine(Optimizer):
             self.update_group(group, [each for each in group["params"] if each.grad is not None])
         return loss
 
-    def update_one(self, group: dict[str, Any], parameter: Tensor) -> None:
-        """Update one parameter of ``group``, which has a gradient: a part of what :meth:`step` does."""
+    def step_part(self, group: dict[str, Any], parameters: Sequence[Tensor]) -> Mapping[str, Any]:
+        """Update some parameters of ``group``, which have a gradient: a part of what :meth:`step` does."""
         refuse_capture(self)
-        self._settle(parameter)
-        self.update_group(group, [parameter])
+        for parameter in parameters:
+            self._settle(parameter)
+        self.update_group(group, list(parameters))
+        return {}
 
     def _settle(self, parameter: Tensor) -> None:
         """Refuse a gradient that is sparse, and lay out one of a DTensor as its parameter is laid out."""

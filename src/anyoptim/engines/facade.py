@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch.optim import Optimizer
 
 from anyoptim.engines.copies import copy_whole, kept_attributes
-from anyoptim.engines.loading import after_loading, before_loading
+from anyoptim.engines.loading import after_loading, before_loading, between_hooks
 from anyoptim.errors import UnsupportedError
 
 
@@ -91,15 +91,17 @@ class Facade(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner optimizer's state dict, which holds the state of this one, too."""
-        for before in self._optimizer_state_dict_pre_hooks.values():
-            before(self)
-        state_dict = self.optimizer.state_dict()
-        for after in self._optimizer_state_dict_post_hooks.values():
-            changed = after(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        return state_dict
+        return between_hooks(self, lambda: self.to_save(self.optimizer.state_dict()))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict into the inner optimizer."""
-        self.optimizer.load_state_dict(before_loading(self, state_dict))
+        self.load(before_loading(self, state_dict))
         after_loading(self)
+
+    def to_save(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return what is saved of the inner optimizer's state dict."""
+        return state_dict
+
+    def load(self, state_dict: dict[str, Any]) -> None:
+        """Load what the hooks of this facade have made of a state dict."""
+        self.optimizer.load_state_dict(state_dict)

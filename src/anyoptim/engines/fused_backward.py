@@ -27,6 +27,7 @@ from anyoptim.engines.arithmetic import wide
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.distributed import several_processes, whole
 from anyoptim.engines.facade import Facade
+from anyoptim.engines.owned import Owned
 from anyoptim.engines.stepping import after_step, before_step, step_inside, step_part
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.composing import MEMBER
@@ -48,10 +49,12 @@ class _Step:
     Args:
         updated: the parameters that were updated.
         groups_after: what the groups' own values become when the step is done, by the group's index.
+        gathered: by the optimizer, the parameters whose gradients wait until there are enough for their owners.
     """
 
     updated: set[Tensor] = field(default_factory=set)
     groups_after: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    gathered: dict[Owned, dict[Tensor, int]] = field(default_factory=dict)
 
 
 class FusedBackward(Facade):
@@ -140,6 +143,8 @@ class FusedBackward(Facade):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for owned in self._step.gathered:
+            self._send(owned, rest=True)
         waiting = [
             (parameter, index)
             for index, group in enumerate(self.param_groups)
@@ -239,12 +244,44 @@ class FusedBackward(Facade):
         group = self.param_groups[group_index]
         if not self._step.updated and isinstance(self.optimizer, CompositeOptimizer):
             before_step(self.optimizer, (self.optimizer,))  # of the others each part runs them
+        optimizer = self._owner(group)
+        if isinstance(optimizer, Owned):
+            self._gather(optimizer, parameter, group_index)
+            return
         self._clip(parameter, group)
-        after = step_part(self._owner(group), group, [parameter])
+        after = step_part(optimizer, group, [parameter])
         if after:
             self._step.groups_after[group_index] = after
         parameter.grad = None
         self._step.updated.add(parameter)
+
+    def _gather(self, optimizer: Owned, parameter: Tensor, group_index: int) -> None:
+        """Keep a gradient until those that have come make a batch, so that all owners have something to do."""
+        gathered = self._step.gathered.setdefault(optimizer, {})
+        gathered[parameter] = group_index
+        if optimizer.fills_a_batch(gathered):
+            self._send(optimizer)
+
+    def _send(self, optimizer: Owned, *, rest: bool = False) -> None:
+        """Let owners step on what is gathered; with ``rest`` also on what only other processes have a gradient of."""
+        gathered, self._step.gathered[optimizer] = self._step.gathered[optimizer], {}
+        if rest:
+            gathered = {
+                parameter: index
+                for index, group in enumerate(self.param_groups)
+                for parameter in group["params"]
+                if self._owner(group) is optimizer and parameter not in self._step.updated
+            }
+        for parameter, index in gathered.items():
+            self._clip(parameter, self.param_groups[index])
+        after = optimizer.step_parts([(self.param_groups[index], each) for each, index in gathered.items()])
+        changed = {id(optimizer.param_groups[index]): values for index, values in after.items()}
+        for index, group in enumerate(self.param_groups):
+            if id(group) in changed:
+                self._step.groups_after[index] = changed[id(group)]
+        for parameter in gathered:
+            parameter.grad = None
+        self._step.updated.update(gathered)
 
     def _update_rest(self, waiting: Sequence[tuple[Tensor, int]]) -> None:
         """Update what the backward pass has left, and let the optimizers that cannot update in it step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,6 +56,25 @@ def only_makes_state(optimizer: Optimizer) -> bool:
         return False
     every = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
     return not any(bool(each.any()) for each in every if each is not None)
+
+
+def packed(optimizer: Optimizer) -> dict[str, Any]:
+    """Return an optimizer's state dict as torch makes it, without running hooks."""
+    every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    number: dict[Any, int] = {each: index for index, each in enumerate(every)}
+    groups = [{**group, "params": [number[each] for each in group["params"]]} for group in optimizer.param_groups]
+    return {"state": {number.get(key, key): held for key, held in optimizer.state.items()}, "param_groups": groups}
+
+
+def between_hooks(optimizer: Optimizer, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a state dict, made between the hooks before it and those that may change it."""
+    for before in optimizer._optimizer_state_dict_pre_hooks.values():
+        before(optimizer)
+    state_dict = make()
+    for after in optimizer._optimizer_state_dict_post_hooks.values():
+        changed = after(optimizer, state_dict)
+        state_dict = state_dict if changed is None else changed
+    return state_dict
 
 
 def before_loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:

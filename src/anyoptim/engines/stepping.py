@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.distributed import lay_out_gradient
-from anyoptim.engines.engine import Engine
 
 
 def step_inside(optimizer: Optimizer, closure: Callable[[], float] | None = None) -> Any:
@@ -51,6 +50,14 @@ def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         after(optimizer, args, kwargs)
 
 
+class StepsParts(Optimizer):
+    """An optimizer that knows by itself how to step on some of its parameters."""
+
+    def step_part(self, group: dict[str, Any], parameters: Sequence[Tensor]) -> Mapping[str, Any]:
+        """As :func:`step_part`."""
+        raise NotImplementedError
+
+
 def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[Tensor]) -> Mapping[str, Any]:
     """Let an optimizer step on some parameters of a group, and return what its step makes of the group's values.
 
@@ -65,24 +72,36 @@ def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[
     Returns:
         The group's values after the step, without ``"params"``; empty where a step changes none.
     """
-    if isinstance(optimizer, Engine):
-        for parameter in parameters:
-            optimizer.update_one(group, parameter)
-        return {}
+    if isinstance(optimizer, StepsParts):
+        return optimizer.step_part(group, parameters)
     for parameter in parameters:
         lay_out_gradient(parameter)
-    values = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
-    twin = _twin(optimizer, {**values, "params": list(parameters)})
+    (values,) = step_on(optimizer, [(group, parameters)], optimizer.state)
+    return values
+
+
+def step_on(
+    optimizer: Optimizer, parts: Sequence[tuple[Mapping[str, Any], Sequence[Tensor]]], state: Any
+) -> list[dict[str, Any]]:
+    """Let a twin of an optimizer step on other groups and state, and return the groups' values after it.
+
+    Args:
+        optimizer: its groups and state stay as they are.
+        parts: groups' values, each with the tensors that are its parameters; values are copied.
+        state: the twin's, a mapping that makes what is not in it.
+    """
+    groups = [
+        {
+            **{key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()},
+            "params": list(parameters),
+        }
+        for group, parameters in parts
+    ]
+    twin: Optimizer = object.__new__(type(optimizer))
+    vars(twin).update({**vars(optimizer), "param_groups": groups, "state": state})
     step_inside(twin)
     _take_back(optimizer, twin)
-    return {key: value for key, value in twin.param_groups[0].items() if key != "params"}
-
-
-def _twin(optimizer: Optimizer, group: dict[str, Any]) -> Optimizer:
-    """Return an optimizer that is the same one but for its groups: its state is the very same mapping."""
-    twin: Optimizer = object.__new__(type(optimizer))
-    vars(twin).update({**vars(optimizer), "param_groups": [group]})
-    return twin
+    return [{key: value for key, value in group.items() if key != "params"} for group in twin.param_groups]
 
 
 def _step_of(optimizer: Optimizer) -> Any:
@@ -95,5 +114,5 @@ def _take_back(optimizer: Optimizer, twin: Optimizer) -> None:
     """Keep what a step has put into attributes, such as an estimate of its own."""
     before = vars(optimizer)
     for name, value in vars(twin).items():
-        if name != "param_groups" and before.get(name) is not value:
+        if name not in ("param_groups", "state") and before.get(name) is not value:
             before[name] = value

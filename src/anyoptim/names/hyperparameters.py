@@ -101,4 +101,12 @@ class Hyperparameter:
 FUSED_BACKWARD = Hyperparameter(
     "fused_backward", bool, False, "update inside the backward pass, so gradients never pile up", scope="facade"
 )
+OWNED = Hyperparameter(
+    "owned",
+    bool,
+    False,
+    "under DDP each parameter is stepped by one process, which alone holds its state",
+    scope="facade",
+)
+WHERE_AND_WHEN = (FUSED_BACKWARD, OWNED)
 """For implementations whose step updates each parameter from its own gradient, state and group alone."""

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+Across = Literal["", "local", "owned"]
+"""How an optimizer steps where processes share the parameters: on DTensors as it is; on each process's part; whole, on
+the process that owns a parameter."""
+
+
 @dataclass(frozen=True)
 class GroupFlag:
     """A key of param groups by which one constructor serves two algorithms, such as ``use_muon``.
@@ -70,6 +75,7 @@ class Implementation:
         loads_state_of: values of groups' keys whose state its ``load_state_dict`` converts, so that a checkpoint may
             hold it.
         resized_state: keys of its state whose tensors change their size as it trains.
+        across: how it steps on parameters that several processes share; found by the conformance kit.
     """
 
     name: str
@@ -101,6 +107,7 @@ class Implementation:
     by_place: bool = False
     loads_state_of: tuple[Mapping[str, object], ...] = ()
     resized_state: frozenset[str] = frozenset()
+    across: Across = ""
 
     @property
     def may_fail(self) -> Mapping[str, str]:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
+from anyoptim.building.across import is_sharded
 from anyoptim.engines.distributed import several_processes
 from anyoptim.names.spec import OptimizerSpec
-from anyoptim.planning.conditions import is_sharded, updates_before_step, without_rate
+from anyoptim.planning.conditions import updates_before_step, without_rate
 from anyoptim.routing.routes import Routing
 
 _CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")

@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from torch.distributed.tensor import DTensor
-
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
+from anyoptim.building.across import is_sharded
 from anyoptim.engines.distributed import several_processes
 from anyoptim.names.spec import OptimizerSpec
-from anyoptim.routing.routes import Routing
 
 
 def uses_deepspeed(fields: Fields) -> bool:
     """Whether the run goes through DeepSpeed, by TrainingArguments or by ``accelerate launch``."""
     return bool(fields.get("deepspeed")) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
-
-
-def is_sharded(fields: Fields, routing: Routing | None) -> bool:
-    """Whether FSDP2 shards the parameters already, or will do so when accelerate prepares the model."""
-    held = routing is not None and any(isinstance(each.parameter, DTensor) for each in routing.routes)
-    return held or bool(fields.get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def updates_before_step(settings: Settings, fields: Fields) -> bool:

@@ -9,10 +9,11 @@ from torch import nn
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
+from anyoptim.building.across import is_sharded
 from anyoptim.engines.distributed import several_processes
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.spec import Implementation, OptimizerSpec
-from anyoptim.planning.conditions import is_sharded, updates_before_step, uses_deepspeed, without_rate
+from anyoptim.planning.conditions import updates_before_step, uses_deepspeed, without_rate
 from anyoptim.routing.routes import Routing
 
 _DEVICES = {"cuda": "a CUDA GPU", "npu": "an Ascend NPU", "xla": "an XLA device"}

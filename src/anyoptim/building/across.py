@@ -1,0 +1,62 @@
+"""How an optimizer steps where several processes share the parameters: which facade lets it, if it needs one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from anyoptim.arguments.fields import Fields
+from anyoptim.building.blueprint import Blueprint
+from anyoptim.engines.local_shards import LocalShards
+from anyoptim.engines.owned import Owned
+from anyoptim.names.spec import Across, Implementation
+from anyoptim.routing.routes import Routing
+
+_OF_AN_ELEMENT = frozenset({"lr", "betas", "eps", "weight_decay", "momentum"})
+"""What an element-wise optimizer may be set to and still be one; other settings may bring norms or blocks."""
+
+
+def is_sharded(fields: Fields, routing: Routing | None) -> bool:
+    """Whether FSDP2 shards the parameters already, or will do so when accelerate prepares the model."""
+    held = routing is not None and any(isinstance(each.parameter, DTensor) for each in routing.routes)
+    return held or bool(fields.get("fsdp")) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def across(implementation: Implementation, given: Mapping[str, object], *, sharded: bool, owned: bool) -> Across:
+    """Return how an optimizer steps on parameters that processes share.
+
+    Args:
+        implementation: what is known of it.
+        given: the keywords of its constructor.
+        sharded: parameters are sharded.
+        owned: replicas have owners, too.
+    """
+    if owned and not implementation.waits_for_step:
+        return "owned"
+    if not sharded or implementation.across != "local":
+        return implementation.across if sharded else ""
+    default = {each.keyword: each.default for each in implementation.hyperparameters}
+    changed = {key for key, value in given.items() if key not in _OF_AN_ELEMENT and value != default.get(key)}
+    return "owned" if changed else "local"
+
+
+def stepping_across(
+    optimizer: Optimizer, blueprint: Blueprint, implementation: Implementation, given: Mapping[str, object]
+) -> Optimizer:
+    """Return an optimizer with the facade that it needs to step on parameters that processes share.
+
+    Args:
+        optimizer: the only one of a blueprint, or one of a hybrid's.
+        blueprint: what was decided.
+        implementation: of the optimizer.
+        given: the keywords of its constructor.
+    """
+    owned = blueprint.settings.get("owned") is True
+    sharded = is_sharded(blueprint.fields, blueprint.routing)
+    way = across(implementation, given, sharded=sharded, owned=owned)
+    if way == "owned":
+        return Owned(optimizer, replicas=owned)
+    return LocalShards(optimizer) if way == "local" else optimizer

@@ -1,0 +1,68 @@
+"""Element-wise optimizers on sharded parameters: each process steps its own part, as a plain tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from anyoptim.engines.distributed import lay_out_gradient, local
+from anyoptim.engines.layout import as_shard
+from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, one_element, stand_in, stood_for
+
+
+class LocalShards(OnShards):
+    """Lets an element-wise optimizer, whose operations know no DTensor, step on each process's part.
+
+    Nothing is communicated. State of a part's shape is a DTensor that lies as the parameter does, in the state and in
+    state dicts.
+
+    Args:
+        optimizer: updates each element of a parameter from that element's gradient and state and the group's values.
+    """
+
+    def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
+        """Update parameters; see :class:`OnShards`."""
+        steps = StandIns(self.optimizer)
+        given = []
+        for index, parameter in chosen:
+            if parameter.grad is not None:
+                lay_out_gradient(parameter)
+                part, gradient = local(parameter.detach()), local(parameter.grad)
+                # an empty part has state, too, or ranks would save other keys
+                tensor = stand_in(part, gradient, parameter) if part.numel() else one_element(parameter, part)
+                given.append((index, tensor, _plain(self.optimizer.state.get(parameter, {}), tensor)))
+        for tensor, held in steps.step(given).items():
+            self.optimizer.state[stood_for(tensor)] = _sharded(held, tensor, stood_for(tensor))
+        for index, parameter in chosen:
+            steps.advance(index, parameter, with_gradient=False)
+        return steps.after
+
+
+def _plain(state: dict[str, Any], tensor: Tensor) -> dict[str, Any]:
+    """Return the state of a part; for that of one element that stands for an empty part, zeros."""
+
+    def part_of(value: Any) -> Any:
+        if not isinstance(value, DTensor):
+            return value
+        part = value.to_local()
+        return part if part.shape == tensor.shape else torch.zeros(tensor.shape, dtype=part.dtype, device=part.device)
+
+    return {key: part_of(value) for key, value in state.items()}
+
+
+def _sharded(state: dict[str, Any], tensor: Tensor, parameter: Tensor) -> dict[str, Any]:
+    """Return state whose tensors of a part's shape are DTensors."""
+    if not isinstance(parameter, DTensor):
+        return state
+    part = local(parameter.detach())
+
+    def whole_of(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape != tensor.shape or not value.dim():
+            return value
+        return as_shard(value if value.shape == part.shape else value.new_empty(part.shape), parameter)
+
+    return {key: whole_of(value) for key, value in state.items()}

@@ -1,0 +1,154 @@
+"""The base of facades whose optimizer steps on plain tensors in the place of parameters that processes share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from anyoptim.engines.distributed import local
+from anyoptim.engines.facade import Facade
+from anyoptim.engines.stepping import StepsParts, step_on
+
+Chosen = Sequence[tuple[int, Tensor]]
+"""Parameters, each with the index of its group."""
+
+
+class OnShards(Facade, StepsParts):
+    """A facade that lets the optimizer inside step on stand-ins: plain tensors that hold a parameter, or a part of it.
+
+    Args:
+        optimizer: updates a parameter from its gradient and state and its group's values alone.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
+        """Update every parameter that has a gradient on any process.
+
+        Args:
+            closure: computes the loss again and returns it.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
+        for index, values in self.update(every).items():
+            self.param_groups[index].update(values)
+        return loss
+
+    def step_part(self, group: dict[str, Any], parameters: Sequence[Tensor]) -> Mapping[str, Any]:
+        """Step on some parameters of a group; see :func:`anyoptim.engines.stepping.step_part`."""
+        return self.step_parts([(group, each) for each in parameters]).get(self._index(group), {})
+
+    def step_parts(self, chosen: Iterable[tuple[dict[str, Any], Tensor]]) -> dict[int, Mapping[str, Any]]:
+        """Step on some parameters, each with its group; as :meth:`update`."""
+        return self.update([(self._index(group), each) for group, each in chosen])
+
+    def _index(self, group: dict[str, Any]) -> int:
+        return next(index for index, each in enumerate(self.param_groups) if each is group)
+
+    def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
+        """Update parameters, and return what becomes of the values of their groups, by the group's index."""
+        raise NotImplementedError
+
+
+class StandIns:
+    """Steps of one optimizer on stand-ins, in as many parts as one likes: group values advance once.
+
+    Args:
+        optimizer: the one inside.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._shared = {key: held for key, held in optimizer.state.items() if not isinstance(key, Tensor)}
+        self.after: dict[int, Mapping[str, Any]] = {}
+
+    def step(self, stand_ins: Iterable[tuple[int, Tensor, dict[str, Any]]]) -> dict[Tensor, dict[str, Any]]:
+        """Let the optimizer step on tensors that have gradients.
+
+        Args:
+            stand_ins: the index of the group, the tensor, and its state.
+
+        Returns:
+            The state of each after the step.
+        """
+        state: defaultdict[Any, Any] = defaultdict(dict, self._shared)
+        parts: dict[int, list[Tensor]] = {}
+        for index, tensor, held in stand_ins:
+            parts.setdefault(index, []).append(tensor)
+            if held:
+                state[tensor] = held
+        if not parts:
+            return {}
+        groups = self._optimizer.param_groups
+        values = step_on(self._optimizer, [(groups[index], tensors) for index, tensors in parts.items()], state)
+        self.after.update(zip(parts, values, strict=True))
+        for key, held in state.items():
+            if not isinstance(key, Tensor):
+                self._optimizer.state[key] = held
+        return {tensor: state[tensor] for tensors in parts.values() for tensor in tensors if tensor in state}
+
+    def advance(self, index: int, parameter: Tensor, *, with_gradient: bool) -> None:
+        """Let a group's values advance where this process steps none of its parameters: by a step on zeros.
+
+        Args:
+            index: of the group.
+            parameter: one of its, whose number of dimensions counts.
+            with_gradient: whether any of them has one on any process.
+        """
+        if index in self.after:
+            return
+        example = local(parameter.detach())
+        try:
+            self.step([(index, one_element(parameter, example, with_gradient=with_gradient), {})])
+        except Exception:  # some cut a matrix into heads, say, which one element has not
+            zeros = torch.zeros(parameter.shape, dtype=example.dtype, device=example.device)
+            gradient = torch.zeros_like(zeros) if with_gradient else None
+            self.step([(index, stand_in(zeros, gradient, parameter), {})])
+
+    def changed_values(self) -> bool:
+        """Whether a step has changed any group's values, such as a step count."""
+        groups = self._optimizer.param_groups
+        return any(
+            key not in groups[index] or not _same(value, groups[index][key])
+            for index, values in self.after.items()
+            for key, value in values.items()
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one is other or bool(one == other)
+
+
+def stand_in(values: Tensor, gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """Return a parameter that shares the memory of plain tensors.
+
+    Args:
+        values: the weights.
+        gradient: of the weights' shape.
+        parameter: what it stands for.
+    """
+    made: Any = nn.Parameter(values)
+    made.grad = gradient
+    made.stands_for = parameter
+    return made  # type: ignore[no-any-return]  # a parameter
+
+
+def stood_for(tensor: Tensor) -> Tensor:
+    """Return the parameter that a stand-in stands for; any other tensor itself."""
+    parameter: Tensor = getattr(tensor, "stands_for", tensor)
+    return parameter
+
+
+def one_element(parameter: Tensor, example: Tensor, *, with_gradient: bool = True) -> Tensor:
+    """Return a stand-in of one element, of a tensor's number of dimensions, dtype and device."""
+    zero = torch.zeros([1] * example.dim(), dtype=example.dtype, device=example.device)
+    return stand_in(zero, torch.zeros_like(zero) if with_gradient else None, parameter)
