@@ -12,25 +12,31 @@ import sys
 from collections import deque
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
+
+from anyoptim.engines.facade import Facade
+from anyoptim.engines.on_shards import stood_for
 
 
 def keep_plain(optimizer: Optimizer) -> None:
     """Write what is not plain into state dicts as plain values, and make it from these before the next step."""
     package = _package(optimizer)
-    waiting: list[bool] = []
+    waiting: set[Any] = set()
 
     def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         return {**state_dict, "state": {index: _plain(held, package) for index, held in state_dict["state"].items()}}
 
     def loaded(_: Optimizer) -> None:
-        waiting.append(True)
+        waiting.update(optimizer.state)
 
-    def restore(_: Optimizer, *__: object) -> None:
+    def restore(this: Optimizer, *_: object) -> None:
         if waiting:
-            waiting.clear()
-            for key, held in optimizer.state.items():
-                optimizer.state[key] = _made_again(held, package)
+            for key, held in this.state.items():
+                owner = stood_for(key) if isinstance(key, Tensor) else key
+                if owner in waiting:
+                    waiting.discard(owner)
+                    this.state[key] = _made_again(held, package)
 
     optimizer.register_state_dict_post_hook(save)
     optimizer.register_load_state_dict_post_hook(loaded)
@@ -44,6 +50,8 @@ def as_plain(optimizer: Optimizer, state: object) -> Any:
 
 
 def _package(optimizer: Optimizer) -> str:
+    while isinstance(optimizer, Facade):
+        optimizer = optimizer.optimizer
     return type(optimizer).__module__.partition(".")[0]
 
 

@@ -2,7 +2,7 @@
 
 ``torch.distributed.checkpoint`` was made for AdamW's state. It takes no parameter without a tensor of one dimension or
 more, no values such as a dtype, no sums over ranks and no state of no parameter. It sends tensors by their memory,
-whatever their strides. It brings tuples back as lists, numbers as plain tensors, and empty dicts not at all.
+whatever their strides. It brings tuples back as lists, numbers as plain tensors, and empty containers not at all.
 """
 
 from __future__ import annotations
@@ -79,10 +79,17 @@ def _plain(value: Any) -> Any:
     return value.contiguous() if isinstance(value, Tensor) else value
 
 
+def is_empty(value: Any) -> bool:
+    """Whether a value is containers of nothing, which torch's distributed checkpoints leave out."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, (list, tuple)) and all(map(is_empty, value))
+
+
 def _as_before(value: Any, before: Any) -> Any:
     """Return a loaded value as what stands in its place: of its type, on its mesh, in its memory format."""
     if isinstance(value, dict) and isinstance(before, Mapping):
-        lost = {key: each for key, each in before.items() if key not in value and each == {}}
+        lost = {key: each for key, each in before.items() if key not in value and is_empty(each)}
         return {**lost, **{key: _as_before(each, before.get(key)) for key, each in value.items()}}
     if isinstance(value, (list, tuple)) and isinstance(before, (list, tuple)) and len(value) == len(before):
         each = [_as_before(one, other) for one, other in zip(value, before, strict=True)]

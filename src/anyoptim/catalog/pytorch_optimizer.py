@@ -119,7 +119,7 @@ SPECS = indexed(
         "DTensor": {
             SHARDED_REFUSED: (
                 "adagc alig asgd bsam dadaptadagrad dadaptadam dadaptadan dadaptlion dadaptsgd emofact lorarite madgrad"
-                " magma prodigy ranger21 stablespam"
+                " magma prodigy ranger21 sara stablespam"
             ),
             SHARDED_PLAIN: "alice apollo dash kron spam",
             SHARDED_PART: "gravity",

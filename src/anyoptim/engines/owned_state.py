@@ -101,6 +101,7 @@ def load(facade: Owned, state_dict: dict[str, Any]) -> None:
     number_of = {key: number for number, key in enumerate(keys[: len(every)])}
     given = {number_of.get(key, key): held for key, held in state_dict["state"].items()}
     kept = dict(given)
+    before = facade.optimizer.state_dict()["state"]
     for communicator, members in facade.by_communicator(enumerate(every)):
         parameters = {number: parameter for number, parameter in members if number in given}
         me = dist.get_rank(communicator)
@@ -122,8 +123,7 @@ def load(facade: Owned, state_dict: dict[str, Any]) -> None:
         for number, parameter in parameters.items():
             del kept[number]
             if facade.owner(parameter) == me:
-                before = facade.optimizer.state.get(parameter, {})
-                kept[number] = _as_before(_replaced({number: given[number]}, wholes)[number], before)
+                kept[number] = _as_before(_replaced({number: given[number]}, wholes)[number], before.get(number, {}))
     state = {keys[key] if isinstance(key, int) else key: held for key, held in kept.items()}
     facade.optimizer.load_state_dict({**state_dict, "state": state})
     _put_back_dtypes(facade.optimizer.state, {every[key]: held for key, held in kept.items() if isinstance(key, int)})

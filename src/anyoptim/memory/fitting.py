@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import record_of, refuse_state_of_another
+from anyoptim.building.state_dicts import is_empty
 from anyoptim.errors import CheckpointError
 from anyoptim.memory.first_step import FEW, after_one_step, kinds, try_a_step
 from anyoptim.memory.state import bytes_from_few
@@ -161,10 +162,12 @@ def _other_shape(held: object, expected: object, name: str) -> str:
     if isinstance(expected, Mapping):
         if not isinstance(held, Mapping):
             return f"its {name} is no mapping"
-        missing = [key for key in expected if key not in held]
+        missing = [key for key, each in expected.items() if key not in held and not is_empty(each)]
         if missing:
             return f"it has no {missing[0]}"
-        return next(filter(None, (_other_shape(held[key], each, str(key)) for key, each in expected.items())), "")
+        return next(
+            filter(None, (_other_shape(held[key], each, str(key)) for key, each in expected.items() if key in held)), ""
+        )
     if isinstance(expected, _LISTS) and isinstance(held, _LISTS):  # which may grow
         return next(filter(None, (_other_shape(*pair, name) for pair in zip(held, expected, strict=False))), "")
     if not isinstance(expected, Tensor):
