@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from anyoptim.building.plain_state import keep_plain
 from anyoptim.building.quantized_shards import step_on_parts
@@ -156,6 +157,19 @@ def no_triton_on_a_cpu(optimizer: Optimizer, place_of: PlaceOf) -> None:
 def plain_state(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Write an optimizer's own objects, queues and sets into state dicts as plain values, see :mod:`~.plain_state`."""
     keep_plain(optimizer)
+
+
+def counts_in_one_dimension(optimizer: Optimizer, place_of: PlaceOf) -> None:
+    """Write numbers as tensors of one dimension, which heavyball makes of them after a step or two.
+
+    torch's distributed checkpoints load into the state that the first step makes, of that one's shape.
+    """
+
+    def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        state = tree_map_only(Tensor, lambda each: each if each.dim() else each.reshape(1), state_dict["state"])
+        return {**state_dict, "state": state}
+
+    optimizer.register_state_dict_post_hook(save)
 
 
 def weights_stay_while_state_is_made(optimizer: Optimizer, place_of: PlaceOf) -> None:

@@ -55,7 +55,7 @@ def _package(optimizer: Optimizer) -> str:
     return type(optimizer).__module__.partition(".")[0]
 
 
-_QUEUE, _OBJECT, _SET, _NUMBER = "queue of ", "object of ", "set of values", "number "
+_QUEUE, _OBJECT, _SET, _NUMBER, _TEXT = "queue of ", "object of ", "set of values", "number ", "text "
 
 
 def _plain(value: Any, package: str) -> Any:
@@ -69,7 +69,9 @@ def _plain(value: Any, package: str) -> Any:
     if isinstance(value, set):
         return {_SET: sorted(value)}
     if isinstance(value, enum.Enum):
-        return value.value
+        value = value.value
+    if isinstance(value, str):
+        return {f"{_TEXT}{value}": True}
     if isinstance(value, (list, tuple)):
         plain = [_plain(each, package) for each in value]
         return plain if isinstance(value, list) else tuple(plain)  # a torch.Size, too
@@ -87,6 +89,8 @@ def _made_again(value: Any, package: str) -> Any:
             length = kind.removeprefix(_QUEUE)
             held = [_made_again(each, package) for each in value[kind]]
             return deque(held, maxlen=None if length == "None" else int(length))
+        if kind.startswith(_TEXT):
+            return kind.removeprefix(_TEXT)
         if kind == _SET:
             return set(value[kind])
         if kind.startswith(_OBJECT):

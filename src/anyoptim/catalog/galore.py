@@ -9,10 +9,8 @@ from anyoptim.catalog._shared import (
     ADAFACTOR,
     AT_LEAST_ONE,
     OPTIONAL_LR,
-    OWN_STEP_SIZE,
     POSITIVE,
     RELATIVE_STEP,
-    SHARDED_PLAIN,
     betas,
     eps,
     flag,
@@ -43,19 +41,15 @@ _TARGET = (
 _NO_RELATIVE_STEP = "the learning rate is lr; a schedule belongs in lr_scheduler_type"
 
 
-def _upstream(name: str, *hyperparameters: Hyperparameter, **limits: str) -> Implementation:
+def _upstream(name: str, *hyperparameters: Hyperparameter) -> Implementation:
     return Implementation(
         name="upstream",
         target=f"galore_torch:{name}",
         package="galore-torch",
         extra="galore",
         licence="Apache-2.0",
-        limits={
-            "resume": "its state holds projector objects",
-            "weights_only": "its state holds projector objects",
-            "sharded checkpoints": "its state holds projector objects",
-            **limits,
-        },
+        mends=("plain_state",),
+        across="owned",
         target_roles=MATRICES - {Role.EXPERT_STACK},
         hyperparameters=(*hyperparameters, *_TARGET),
         unsupported={"fused_backward": "it is tested with our engine only; take implementation=native"},
@@ -106,8 +100,9 @@ ADAFACTOR_SPEC = OptimizerSpec(
             across="owned",
         ),
         replace(
-            _upstream("GaLoreAdafactor", OPTIONAL_LR, *ADAFACTOR, *RELATIVE_STEP, DTensor=SHARDED_PLAIN),
-            **OWN_STEP_SIZE,
+            _upstream("GaLoreAdafactor", OPTIONAL_LR, *ADAFACTOR, *RELATIVE_STEP),
+            own_step_size=True,
+            mends=("plain_state", "rate_in_groups"),
         ),
     ),
 )

@@ -15,7 +15,10 @@ SPECS = indexed(
     licence="BSD-2-Clause",
     extra="heavyball",
     traits=_TRAITS,
-    mends=("no_pickle_in_state", "plain_state", "no_compiling_on_a_cpu", "weights_stay_while_state_is_made"),
+    mends=(
+        *("no_pickle_in_state", "plain_state", "no_compiling_on_a_cpu", "weights_stay_while_state_is_made"),
+        "counts_in_one_dimension",
+    ),
     coupled={
         "its preconditioners are renewed by a count of all steps": (
             "heavyklshampoo heavyklsoap heavysoap heavysoapademamix heavysoapnadam heavysolp klshampoo klsoap soap"
@@ -26,9 +29,6 @@ SPECS = indexed(
     },
     limits={
         "DTensor": {SHARDED_PART: "scion"},
-        "sharded checkpoints": {
-            "its counts change their shape as it steps": "heavysoapnadam lather psgdkron psgdpro qsgd soapnadam"
-        },
         "schedule": {"it moves the weights along its momentum and back": "msamlaprop"},
         "per-group rate": {"it gives matrices singular values of one at its first step": "scion"},
         "bf16": {"its preconditioner stays in float32": "psgdpro qsgd"},
@@ -43,6 +43,7 @@ SPECS = indexed(
     },
     unsteady={
         "resume": {"its random numbers are in no state dict": "lather psgdkron psgdpro"},
+        "sharded checkpoints": {"its random numbers are in no state dict": "lather psgdkron psgdpro"},
         "bf16": {"weights become NaN": "adopt"},
         "torch.compile": {
             "Newton-Schulz iterations round otherwise when compiled": "muon muonadamw muonlaprop scion",

@@ -176,7 +176,6 @@ SPECS = indexed(
     },
     unsteady={
         **{check: {"weights become NaN at its own rate": "lbfgs"} for check in ("trains", "bf16", "fp16")},
-        "sharded checkpoints": {"its sums over ranks are rounded when they are saved": "nero"},
         "torch.compile": {"it rounds otherwise when compiled": "adammini adamuon"},
     },
     facts={
@@ -233,7 +232,7 @@ SPECS = indexed(
         "rmsprop": Facts(hyperparameters={"alpha": {"within": DECAY}}),
         "adatam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
         "tam": Facts(hyperparameters={"decay_rate": {"within": DECAY}}),
-        **dict.fromkeys(("ftrl", "srmm"), _MOVES_AT_RATE_ZERO),
+        **dict.fromkeys(("ftrl", "nero", "srmm"), _MOVES_AT_RATE_ZERO),
         "lbfgs": Facts(traits=_CLOSURE, implementation={"takes": "parameters"}),
         "magma": Facts(implementation={"mends": ("torch_hooks", _LOADS_IN_ITS_OWN_WAY)}),
         "ranger21": Facts(name="ranger21", hyperparameters={"num_iterations": {"taken_from": "args.max_steps"}}),
