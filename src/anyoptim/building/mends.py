@@ -225,15 +225,14 @@ def first_weights_at_full_size(optimizer: Optimizer, place_of: PlaceOf) -> None:
 
 
 class _WholeNumbers(TorchFunctionMode):
-    """Sums a DTensor over its ranks before a number is made of it."""
+    """Sums what is computed of a DTensor over its ranks, where that is a number: a norm, say, adds up with others."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in _MAKES_A_NUMBER and isinstance(args[0], DTensor):
-            args = (args[0].full_tensor(), *args[1:])
-        return function(*args, **(kwargs or {}))
+        return tree_map_only(DTensor, _whole_number, function(*args, **(kwargs or {})))
 
 
-_MAKES_A_NUMBER = {Tensor.item, Tensor.__float__, Tensor.__bool__, Tensor.__int__, Tensor.tolist}
+def _whole_number(tensor: DTensor) -> Tensor:
+    return tensor if tensor.dim() else tensor.full_tensor()
 
 
 def plain_parts_of_shards(optimizer: Optimizer, place_of: PlaceOf) -> None:

@@ -1,8 +1,9 @@
 """State dicts that torch's distributed checkpoints can carry, and what these lose put back.
 
 ``torch.distributed.checkpoint`` was made for AdamW's state. It takes no parameter without a tensor of one dimension or
-more, no values such as a dtype, no sums over ranks and no state of no parameter. It sends tensors by their memory,
-whatever their strides. It brings tuples back as lists, numbers as plain tensors, and empty containers not at all.
+more, no values such as a dtype, no sums over ranks, no state of no parameter and no numbers beside state and groups.
+It sends tensors by their memory, whatever their strides. It brings tuples back as lists, numbers as plain tensors, and
+empty containers not at all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from anyoptim.engines.loading import of_every_parameter, of_those_with_state
 
 _DTYPE = "torch."
 _SHARED = "state of no parameter"
+_BESIDE = "beside state and groups"
+_TORCHS = ("state", "param_groups")
 
 
 def carry(optimizer: Optimizer, written: Callable[[Any], Any] | None) -> None:
@@ -41,6 +44,10 @@ def _to_be_carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str
         first, *others = state_dict["param_groups"]
         own = {key: held for key, held in state_dict["state"].items() if key not in shared}
         state_dict = {**state_dict, "state": own, "param_groups": [{**first, _SHARED: shared}, *others]}
+    beside = {key: each for key, each in state_dict.items() if key not in _TORCHS and _is_number(each)}
+    if beside:
+        first, *others = state_dict["param_groups"]
+        state_dict = {**state_dict, "param_groups": [{**first, _BESIDE: beside}, *others]}
     state_dict = of_every_parameter(optimizer, state_dict)
     return {**state_dict, **{key: _plain(state_dict[key]) for key in ("state", "param_groups")}}
 
@@ -57,9 +64,16 @@ def _carried(written: Callable[[Any], Any] | None, optimizer: Optimizer, state_d
     live = {key: optimizer.state.get(each, {}) for key, each in zip(keys, every, strict=False)}
     before = {key: written(each) for key, each in live.items()} if written else live
     state = {key: _as_before(held, before.get(key)) for key, held in state_dict["state"].items()}
+    beside: dict[str, Any] = {}
     for group in groups:
         state.update(group.pop(_SHARED, {}))
-    return {**state_dict, "state": state, "param_groups": [*groups, *state_dict["param_groups"][len(groups) :]]}
+        beside.update(group.pop(_BESIDE, {}))
+    return {
+        **state_dict,
+        **beside,
+        "state": state,
+        "param_groups": [*groups, *state_dict["param_groups"][len(groups) :]],
+    }
 
 
 def _on_a_mesh(optimizer: Optimizer) -> bool:
@@ -77,6 +91,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, DTensor) and any(each.is_partial() for each in value.placements):
         value = value.redistribute(placements=[Replicate() if each.is_partial() else each for each in value.placements])
     return value.contiguous() if isinstance(value, Tensor) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 def is_empty(value: Any) -> bool:

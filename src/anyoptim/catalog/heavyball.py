@@ -29,6 +29,7 @@ SPECS = indexed(
     },
     limits={
         "DTensor": {SHARDED_PART: "scion"},
+        "sharded checkpoints": {"its bounds change their dtype as it steps": "lather psgdkron psgdpro"},
         "schedule": {"it moves the weights along its momentum and back": "msamlaprop"},
         "per-group rate": {"it gives matrices singular values of one at its first step": "scion"},
         "bf16": {"its preconditioner stays in float32": "psgdpro qsgd"},
@@ -43,7 +44,6 @@ SPECS = indexed(
     },
     unsteady={
         "resume": {"its random numbers are in no state dict": "lather psgdkron psgdpro"},
-        "sharded checkpoints": {"its random numbers are in no state dict": "lather psgdkron psgdpro"},
         "bf16": {"weights become NaN": "adopt"},
         "torch.compile": {
             "Newton-Schulz iterations round otherwise when compiled": "muon muonadamw muonlaprop scion",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
@@ -58,7 +58,11 @@ _LOADS_IN_ITS_OWN_WAY = "hooks_around_loading"  # what hooks make of a state dic
 _PLAIN_STATE = {"mends": ("plain_state", _LOADS_IN_ITS_OWN_WAY)}
 
 
-def _one_for_all(*names: str) -> dict[str, frozenset[str]]:
+_SUMS = {"mends": (_LOADS_IN_ITS_OWN_WAY, "sums_over_shards")}
+"""Of what adds norms of all parameters up."""
+
+
+def _one_for_all(*names: str) -> dict[str, Any]:
     return {"one_for_all": frozenset(names)}
 
 
@@ -117,11 +121,10 @@ SPECS = indexed(
     },
     limits={
         "DTensor": {
-            SHARDED_REFUSED: (
-                "adagc alig asgd bsam dadaptadagrad dadaptadam dadaptadan dadaptlion dadaptsgd emofact lorarite madgrad"
-                " magma prodigy ranger21 sara stablespam"
-            ),
-            SHARDED_PLAIN: "alice apollo dash kron spam",
+            SHARDED_REFUSED: "alig bsam dadaptsgd emofact lorarite magma sara",
+            SHARDED_PLAIN: "apollo kron",
+            "its step size follows a last digit of sums over ranks": "asgd dadaptadam dadaptadan",
+            "it stacks blocks of several parameters, which rounds otherwise": "dash",
             SHARDED_PART: "gravity",
             SHARDED_GRAPH: "adahessian sophiah",
         },
@@ -168,7 +171,10 @@ SPECS = indexed(
             "its state is in an optimizer inside of it": "magma",
             "its attributes hold functions that pickle does not find by their names": "adopt",
         },
-        "sharded checkpoints": {"its history is made over many steps, and of all parameters together": "lbfgs"},
+        "sharded checkpoints": {
+            "the size of its state changes as it trains": "spam",
+            "its history is made over many steps, and of all parameters together": "lbfgs",
+        },
         "memory": {
             "its history grows over the first steps": "lbfgs",
             "how much it keeps depends on the weights": "nero sara",
@@ -185,12 +191,13 @@ SPECS = indexed(
         "spam": Facts(name="spam", implementation={"resized_state": frozenset({"exp_avg", "exp_avg_sq"})}),
         "sophiah": Facts(name="sophia", traits=_SECOND_ORDER, coupled=_DIFFERENTIATES),
         "stablespam": Facts(name="stable_spam"),
-        "dadaptadagrad": Facts(implementation=_one_for_all("lr")),
+        "adagc": Facts(implementation=_SUMS),
+        "dadaptadagrad": Facts(implementation={**_SUMS, **_one_for_all("lr")}),
         "dadaptadam": Facts(name="dadapt_adam", implementation=_one_for_all("lr", "betas", "bias_correction")),
         "dadaptadan": Facts(implementation=_one_for_all("lr", "betas", "growth_rate")),
-        "dadaptlion": Facts(name="dadapt_lion", implementation=_one_for_all("lr", "betas")),
+        "dadaptlion": Facts(name="dadapt_lion", implementation={**_SUMS, **_one_for_all("lr", "betas")}),
         "dadaptsgd": Facts(implementation=_one_for_all("lr")),
-        "prodigy": Facts(implementation=_one_for_all("lr", "betas", "beta3", "bias_correction")),
+        "prodigy": Facts(implementation={**_SUMS, **_one_for_all("lr", "betas", "beta3", "bias_correction")}),
         # while it warms up, which it does by a rate of its constructor's
         "apollodqn": Facts(implementation=_one_for_all("lr")),
         # the learning rate is the caller's

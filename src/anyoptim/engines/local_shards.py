@@ -39,6 +39,7 @@ class LocalShards(OnShards):
             self.optimizer.state[stood_for(tensor)] = _sharded(held, tensor, stood_for(tensor))
         for index, parameter in chosen:
             steps.advance(index, parameter, with_gradient=False)
+        steps.finish()
         return steps.after
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.distributed import local
 from anyoptim.engines.facade import Facade
-from anyoptim.engines.stepping import StepsParts, step_on
+from anyoptim.engines.stepping import StepsParts, stepped_twin, take_back, values_of
 
 Chosen = Sequence[tuple[int, Tensor]]
 """Parameters, each with the index of its group."""
@@ -67,6 +68,7 @@ class StandIns:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._shared = {key: held for key, held in optimizer.state.items() if not isinstance(key, Tensor)}
+        self._twin: Optimizer | None = None
         self.after: dict[int, Mapping[str, Any]] = {}
 
     def step(self, stand_ins: Iterable[tuple[int, Tensor, dict[str, Any]]]) -> dict[Tensor, dict[str, Any]]:
@@ -78,7 +80,7 @@ class StandIns:
         Returns:
             The state of each after the step.
         """
-        state: defaultdict[Any, Any] = defaultdict(dict, self._shared)
+        state: defaultdict[Any, Any] = defaultdict(dict, copy.deepcopy(self._shared))
         parts: dict[int, list[Tensor]] = {}
         for index, tensor, held in stand_ins:
             parts.setdefault(index, []).append(tensor)
@@ -87,11 +89,9 @@ class StandIns:
         if not parts:
             return {}
         groups = self._optimizer.param_groups
-        values = step_on(self._optimizer, [(groups[index], tensors) for index, tensors in parts.items()], state)
-        self.after.update(zip(parts, values, strict=True))
-        for key, held in state.items():
-            if not isinstance(key, Tensor):
-                self._optimizer.state[key] = held
+        twin = stepped_twin(self._optimizer, [(groups[index], tensors) for index, tensors in parts.items()], state)
+        self.after.update(zip(parts, values_of(twin), strict=True))
+        self._twin = twin
         return {tensor: state[tensor] for tensors in parts.values() for tensor in tensors if tensor in state}
 
     def advance(self, index: int, parameter: Tensor, *, with_gradient: bool) -> None:
@@ -111,6 +111,13 @@ class StandIns:
             zeros = torch.zeros(parameter.shape, dtype=example.dtype, device=example.device)
             gradient = torch.zeros_like(zeros) if with_gradient else None
             self.step([(index, stand_in(zeros, gradient, parameter), {})])
+
+    def finish(self) -> None:
+        """Keep what the optimizer counts outside of groups and parameters, once however many parts there were."""
+        if self._twin is not None:
+            take_back(self._optimizer, self._twin)
+            shared = {key: held for key, held in self._twin.state.items() if not isinstance(key, Tensor)}
+            self._optimizer.state.update(shared)
 
     def changed_values(self) -> bool:
         """Whether a step has changed any group's values, such as a step count."""

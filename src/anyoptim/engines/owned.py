@@ -119,6 +119,7 @@ class Owned(OnShards):
             for index, parameter in chosen:
                 steps.advance(index, parameter, with_gradient=index in with_gradient)
             self._counts = steps.changed_values()
+        steps.finish()
         return steps.after
 
     def _update_shared(self, steps: StandIns, communicator: Any, members: Chosen) -> None:

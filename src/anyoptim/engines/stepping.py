@@ -76,14 +76,16 @@ def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[
         return optimizer.step_part(group, parameters)
     for parameter in parameters:
         lay_out_gradient(parameter)
-    (values,) = step_on(optimizer, [(group, parameters)], optimizer.state)
+    twin = stepped_twin(optimizer, [(group, parameters)], optimizer.state)
+    take_back(optimizer, twin)
+    (values,) = values_of(twin)
     return values
 
 
-def step_on(
+def stepped_twin(
     optimizer: Optimizer, parts: Sequence[tuple[Mapping[str, Any], Sequence[Tensor]]], state: Any
-) -> list[dict[str, Any]]:
-    """Let a twin of an optimizer step on other groups and state, and return the groups' values after it.
+) -> Optimizer:
+    """Return an optimizer that is the same one but for its groups and state, after a step.
 
     Args:
         optimizer: its groups and state stay as they are.
@@ -100,7 +102,11 @@ def step_on(
     twin: Optimizer = object.__new__(type(optimizer))
     vars(twin).update({**vars(optimizer), "param_groups": groups, "state": state})
     step_inside(twin)
-    _take_back(optimizer, twin)
+    return twin
+
+
+def values_of(twin: Optimizer) -> list[dict[str, Any]]:
+    """Return the values of an optimizer's groups, without their parameters."""
     return [{key: value for key, value in group.items() if key != "params"} for group in twin.param_groups]
 
 
@@ -110,8 +116,8 @@ def _step_of(optimizer: Optimizer) -> Any:
     return own.__func__ if isinstance(own, MethodType) else type(optimizer).step
 
 
-def _take_back(optimizer: Optimizer, twin: Optimizer) -> None:
-    """Keep what a step has put into attributes, such as an estimate of its own."""
+def take_back(optimizer: Optimizer, twin: Optimizer) -> None:
+    """Keep what a twin's step has put into attributes, such as a count of its own."""
     before = vars(optimizer)
     for name, value in vars(twin).items():
         if name not in ("param_groups", "state") and before.get(name) is not value:

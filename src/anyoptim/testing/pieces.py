@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.on_shards import stand_in
-from anyoptim.engines.stepping import step_on
+from anyoptim.engines.stepping import stepped_twin, take_back, values_of
 from anyoptim.testing.subject import Subject, tensors
 
 _STEPS = 40
@@ -51,7 +51,9 @@ def _alike(subject: Subject, dim: int) -> bool:
                 gradient = _gradient(parameter, dim, 100 * step + number)
                 for one, piece in zip(stand_ins_of, _pieces(gradient, dim) if cut else [gradient], strict=True):
                     one.grad = piece.clone()
-            for (group, _), values in zip(parts, step_on(optimizer, parts, state), strict=True):
+            twin = stepped_twin(optimizer, parts, state)
+            take_back(optimizer, twin)
+            for (group, _), values in zip(parts, values_of(twin), strict=True):
                 group.update(values)
         if any(_of_another_shape(held, one) for one, held in state.items()):
             return False

@@ -29,7 +29,7 @@ from anyoptim.testing.subject import Subject, tiny_model, weights
 TRAINS, RESUMES = "DTensor", "sharded checkpoints"
 """The names of the checks."""
 
-_STEPS, _FURTHER = 3, 2
+_STEPS, _FURTHER = 10, 2
 _PATIENCE = 300.0  # a step that is compiled takes minutes on a CPU
 _CLOSE, _SHARE = 1e-5, 1e-2
 """How far two runs may be apart, and which share of how far they have gone."""
