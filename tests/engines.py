@@ -146,6 +146,8 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "ns_coefficients": st.just((3.4445, -4.7750, 2.0315)) | st.just((2.0, -1.5, 0.5)),
     "ns_steps": st.integers(1, 6),
     "adjust_lr_fn": st.sampled_from([None, "original", "match_rms_adamw"]),
+    "beta2": st.floats(0.0, 0.999),
+    "sign": st.booleans(),
     "clip_grad_value": st.none() | st.floats(0.1, 3.0),
     "clip_threshold": st.floats(0.1, 5.0),
     "decay_rate": st.floats(-1.0, -0.1),

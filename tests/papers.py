@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from engines import gradients
+from polar_express import schedule as polar_express
 from torch import Tensor
 from torch.optim._muon import _zeropower_via_newtonschulz
 
@@ -114,24 +115,70 @@ def projection(g: Tensor, state: dict[str, Any], h: dict[str, Any], right: bool,
 
 
 def muon(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
-    """Keller Jordan's algorithm on matrices, with torch's own orthogonalization, defined in bf16; AdamW on vectors."""
+    """Keller Jordan's algorithm on matrices, AdamW on vectors."""
     if theta.dim() == 3:
-        parts = state.setdefault("parts", [{} for _ in theta])
-        return torch.stack([muon(theta[index], g[index], parts[index], h) for index in range(len(theta))])
+        return of_each(muon, theta, g, state, h)
     if theta.dim() < 2:
-        return adamw(
-            theta, g, state, {key.removeprefix("fallback_"): h[key] for key in h if key.startswith("fallback")}
-        )
+        return adamw_fallback(theta, g, state, h)
     b = state["b"] = h["momentum"] * state.get("b", 0) + (1 - h["momentum"]) * g
     direction = (1 - h["momentum"]) * g + h["momentum"] * b if h["nesterov"] else b
-    update = _zeropower_via_newtonschulz(direction, h["ns_coefficients"], h["ns_steps"], h["eps"]).double()
+    return moved(theta, orthogonal(direction, h, h["eps"]), h)
+
+
+def normuon(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 1 of arXiv 2510.05491, and its authors' choice of a step's length; AdamW on vectors."""
+    if theta.dim() == 3:
+        return of_each(normuon, theta, g, state, h)
+    if theta.dim() < 2:
+        return adamw_fallback(theta, g, state, h)
+    m = state["m"] = h["momentum"] * state.get("m", 0) + (1 - h["momentum"]) * g
+    o = orthogonal((1 - h["momentum"]) * g + h["momentum"] * m if h["nesterov"] else m, h)
+    v = state["v"] = h["beta2"] * state.get("v", 0) + (1 - h["beta2"]) * (o * o).mean(1)
+    hat = o / (v.sqrt() + h["eps"])[:, None]
+    rate = 0.2 * h["lr"] * math.sqrt(o.numel()) / (hat.norm() + h["eps"])
+    if h["adjust_lr_fn"] != "match_rms_adamw":
+        rate = h["lr"] * o.norm() / (hat.norm() + h["eps"]) * math.sqrt(max(1, len(o) / o.shape[1]))
+    return theta * (1 - h["lr"] * h["weight_decay"]) - rate * hat
+
+
+def adamuon(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 1 of arXiv 2507.11005, and of its first version without signs; AdamW on vectors."""
+    if theta.dim() == 3:
+        return of_each(adamuon, theta, g, state, h)
+    if theta.dim() < 2:
+        return adamw_fallback(theta, g, state, h)
+    beta1, beta2 = h["betas"]
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
+    o = orthogonal(m.sign() if h["sign"] else m, h)
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * o * o
+    hat = o / (v.sqrt() + h["eps"])
+    gamma = 0.2 * math.sqrt(o.numel())
+    if h["adjust_lr_fn"] != "match_rms_adamw":
+        gamma = math.sqrt(min(o.shape)) * math.sqrt(max(1, len(o) / o.shape[1]))
+    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * gamma / (hat.norm() + h["eps"]) * hat
+
+
+def orthogonal(x: Tensor, h: dict[str, Any], eps: float = 1e-7) -> Tensor:
+    """By torch's own function, defined in bf16; by Polar Express (arXiv 2505.16932) in float64."""
+    if h["orthogonalize"] != "polar_express":
+        return _zeropower_via_newtonschulz(x, h["ns_coefficients"], h["ns_steps"], eps).double()
+    x = x / max(1.01 * float(x.norm()), eps)
+    for a, b, c in [*polar_express(), *[polar_express()[-1]] * 99][: h["ns_steps"]]:
+        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    return x
+
+
+def moved(theta: Tensor, direction: Tensor, h: dict[str, Any]) -> Tensor:
+    """Muon's step; ``match_rms_adamw`` is section 2.2 of arXiv 2502.16982."""
     rows, columns = theta.shape
-    factor = (
-        0.2 * math.sqrt(max(theta.shape))
-        if h["adjust_lr_fn"] == "match_rms_adamw"
-        else math.sqrt(max(1, rows / columns))
-    )
-    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * factor * update
+    factor = math.sqrt(max(1, rows / columns))
+    if h["adjust_lr_fn"] == "match_rms_adamw":
+        factor = 0.2 * math.sqrt(max(rows, columns))
+    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * factor * direction
+
+
+def adamw_fallback(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    return adamw(theta, g, state, {key.removeprefix("fallback_"): h[key] for key in h if key.startswith("fallback")})
 
 
 def adamw(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
@@ -223,6 +270,8 @@ def rounded(x: Tensor, signed: bool) -> Tensor:
 
 PAPERS: dict[str, Step] = {
     "muon": muon,
+    "normuon": normuon,
+    "adamuon": adamuon,
     "lomo": lomo,
     "adalomo": adalomo,
     "grokadamw": grokadamw,
