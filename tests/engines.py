@@ -23,6 +23,12 @@ ALGORITHMS = list({anyoptim.optimizer_info(name).default.class_path: name for na
 RIVALS = [name for name in ENGINES if len(anyoptim.optimizer_info(name).implementations) > 1]
 """Those whose package's class is there as well."""
 FUSED = [name for name in ENGINES if anyoptim.optimizer_info(name).fused_backward]
+ORTHOGONAL = [
+    name
+    for name in ENGINES
+    if any(each.name == "orthogonalize" for each in anyoptim.optimizer_info(name).hyperparameters)
+]
+"""Muon and what is made from it."""
 
 MATRICES = {"tall": (12, 8), "wide": (6, 10), "square": (5, 5)}
 SHAPES = {**MATRICES, "vector": (5,), "one": (1,), "empty": (0,)}

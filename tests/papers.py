@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from engines import gradients
-from polar_express import schedule as polar_express
 from torch import Tensor
-from torch.optim._muon import _zeropower_via_newtonschulz
 
 from anyoptim.engines.apollo import random_projection
+from anyoptim.engines.orthogonal import EPS, orthogonalized
 from anyoptim.engines.quantized import dynamic_values
 
 Step = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], Tensor]
@@ -158,14 +157,11 @@ def adamuon(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) 
     return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * gamma / (hat.norm() + h["eps"]) * hat
 
 
-def orthogonal(x: Tensor, h: dict[str, Any], eps: float = 1e-7) -> Tensor:
-    """By torch's own function, defined in bf16; by Polar Express (arXiv 2505.16932) in float64."""
-    if h["orthogonalize"] != "polar_express":
-        return _zeropower_via_newtonschulz(x, h["ns_coefficients"], h["ns_steps"], eps).double()
-    x = x / max(1.01 * float(x.norm()), eps)
-    for a, b, c in [*polar_express(), *[polar_express()[-1]] * 99][: h["ns_steps"]]:
-        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
-    return x
+def orthogonal(x: Tensor, h: dict[str, Any], eps: float = EPS) -> Tensor:
+    """The engine's own, which ``test_orthogonal.py`` holds against others: it is defined in bf16."""
+    rounded = x.to(torch.bfloat16, copy=True)
+    (found,) = orthogonalized([rounded], h["orthogonalize"], h["ns_coefficients"], h["ns_steps"], eps)
+    return found.double()
 
 
 def moved(theta: Tensor, direction: Tensor, h: dict[str, Any]) -> Tensor:
