@@ -72,7 +72,10 @@ class AdaMuon(MatrixEngine):
         """Return orthogonal momenta of even elements, in the gradients' dtype; see :class:`MatrixEngine`."""
         momenta = advanced(gradients, states, group["betas"][0], nesterov=False)
         if group["sign"]:
-            torch._foreach_sign_(momenta)
+            signs = torch._foreach_sign(momenta)
+            # to torch the sign of NaN is 0, which would hide it
+            torch._foreach_add_(signs, momenta, alpha=0)
+            momenta = list(signs)
         found = orthogonalized(momenta, group["orthogonalize"], group["ns_coefficients"], group["ns_steps"])
         return [
             self._even(group, direction.to(wide(gradient.dtype)), state).to(gradient.dtype)
