@@ -23,6 +23,12 @@ ALGORITHMS = list({anyoptim.optimizer_info(name).default.class_path: name for na
 RIVALS = [name for name in ENGINES if len(anyoptim.optimizer_info(name).implementations) > 1]
 """Those whose package's class is there as well."""
 FUSED = [name for name in ENGINES if anyoptim.optimizer_info(name).fused_backward]
+ORTHOGONAL = [
+    name
+    for name in ENGINES
+    if any(each.name == "orthogonalize" for each in anyoptim.optimizer_info(name).hyperparameters)
+]
+"""Muon and what is made from it."""
 
 MATRICES = {"tall": (12, 8), "wide": (6, 10), "square": (5, 5)}
 SHAPES = {**MATRICES, "vector": (5,), "one": (1,), "empty": (0,)}
@@ -146,6 +152,8 @@ VALUES: dict[str, SearchStrategy[Any]] = {
     "ns_coefficients": st.just((3.4445, -4.7750, 2.0315)) | st.just((2.0, -1.5, 0.5)),
     "ns_steps": st.integers(1, 6),
     "adjust_lr_fn": st.sampled_from([None, "original", "match_rms_adamw"]),
+    "beta2": st.floats(0.0, 0.999),
+    "sign": st.booleans(),
     "clip_grad_value": st.none() | st.floats(0.1, 3.0),
     "clip_threshold": st.floats(0.1, 5.0),
     "decay_rate": st.floats(-1.0, -0.1),

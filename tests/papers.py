@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from engines import gradients
 from torch import Tensor
-from torch.optim._muon import _zeropower_via_newtonschulz
 
 from anyoptim.engines.apollo import random_projection
+from anyoptim.engines.orthogonal import EPS, orthogonalized
 from anyoptim.engines.quantized import dynamic_values
 
 Step = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], Tensor]
@@ -114,24 +114,67 @@ def projection(g: Tensor, state: dict[str, Any], h: dict[str, Any], right: bool,
 
 
 def muon(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
-    """Keller Jordan's algorithm on matrices, with torch's own orthogonalization, defined in bf16; AdamW on vectors."""
+    """Keller Jordan's algorithm on matrices, AdamW on vectors."""
     if theta.dim() == 3:
-        parts = state.setdefault("parts", [{} for _ in theta])
-        return torch.stack([muon(theta[index], g[index], parts[index], h) for index in range(len(theta))])
+        return of_each(muon, theta, g, state, h)
     if theta.dim() < 2:
-        return adamw(
-            theta, g, state, {key.removeprefix("fallback_"): h[key] for key in h if key.startswith("fallback")}
-        )
+        return adamw_fallback(theta, g, state, h)
     b = state["b"] = h["momentum"] * state.get("b", 0) + (1 - h["momentum"]) * g
     direction = (1 - h["momentum"]) * g + h["momentum"] * b if h["nesterov"] else b
-    update = _zeropower_via_newtonschulz(direction, h["ns_coefficients"], h["ns_steps"], h["eps"]).double()
+    return moved(theta, orthogonal(direction, h, h["eps"]), h)
+
+
+def normuon(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 1 of arXiv 2510.05491, and its authors' choice of a step's length; AdamW on vectors."""
+    if theta.dim() == 3:
+        return of_each(normuon, theta, g, state, h)
+    if theta.dim() < 2:
+        return adamw_fallback(theta, g, state, h)
+    m = state["m"] = h["momentum"] * state.get("m", 0) + (1 - h["momentum"]) * g
+    o = orthogonal((1 - h["momentum"]) * g + h["momentum"] * m if h["nesterov"] else m, h)
+    v = state["v"] = h["beta2"] * state.get("v", 0) + (1 - h["beta2"]) * (o * o).mean(1)
+    hat = o / (v.sqrt() + h["eps"])[:, None]
+    rate = 0.2 * h["lr"] * math.sqrt(o.numel()) / (hat.norm() + h["eps"])
+    if h["adjust_lr_fn"] != "match_rms_adamw":
+        rate = h["lr"] * o.norm() / (hat.norm() + h["eps"]) * math.sqrt(max(1, len(o) / o.shape[1]))
+    return theta * (1 - h["lr"] * h["weight_decay"]) - rate * hat
+
+
+def adamuon(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    """Algorithm 1 of arXiv 2507.11005, and of its first version without signs; AdamW on vectors."""
+    if theta.dim() == 3:
+        return of_each(adamuon, theta, g, state, h)
+    if theta.dim() < 2:
+        return adamw_fallback(theta, g, state, h)
+    beta1, beta2 = h["betas"]
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
+    o = orthogonal(m.sign() if h["sign"] else m, h)
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * o * o
+    hat = o / (v.sqrt() + h["eps"])
+    gamma = 0.2 * math.sqrt(o.numel())
+    if h["adjust_lr_fn"] != "match_rms_adamw":
+        gamma = math.sqrt(min(o.shape)) * math.sqrt(max(1, len(o) / o.shape[1]))
+    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * gamma / (hat.norm() + h["eps"]) * hat
+
+
+def orthogonal(x: Tensor, h: dict[str, Any], eps: float = EPS) -> Tensor:
+    """The engine's own, which ``test_orthogonal.py`` holds against others: it is defined in bf16."""
+    rounded = x.to(torch.bfloat16, copy=True)
+    (found,) = orthogonalized([rounded], h["orthogonalize"], h["ns_coefficients"], h["ns_steps"], eps)
+    return found.double()
+
+
+def moved(theta: Tensor, direction: Tensor, h: dict[str, Any]) -> Tensor:
+    """Muon's step; ``match_rms_adamw`` is section 2.2 of arXiv 2502.16982."""
     rows, columns = theta.shape
-    factor = (
-        0.2 * math.sqrt(max(theta.shape))
-        if h["adjust_lr_fn"] == "match_rms_adamw"
-        else math.sqrt(max(1, rows / columns))
-    )
-    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * factor * update
+    factor = math.sqrt(max(1, rows / columns))
+    if h["adjust_lr_fn"] == "match_rms_adamw":
+        factor = 0.2 * math.sqrt(max(rows, columns))
+    return theta * (1 - h["lr"] * h["weight_decay"]) - h["lr"] * factor * direction
+
+
+def adamw_fallback(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
+    return adamw(theta, g, state, {key.removeprefix("fallback_"): h[key] for key in h if key.startswith("fallback")})
 
 
 def adamw(theta: Tensor, g: Tensor, state: dict[str, Any], h: dict[str, Any]) -> Tensor:
@@ -223,6 +266,8 @@ def rounded(x: Tensor, signed: bool) -> Tensor:
 
 PAPERS: dict[str, Step] = {
     "muon": muon,
+    "normuon": normuon,
+    "adamuon": adamuon,
     "lomo": lomo,
     "adalomo": adalomo,
     "grokadamw": grokadamw,

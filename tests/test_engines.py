@@ -14,6 +14,7 @@ from engines import (
     EVERYTHING,
     FUSED,
     MATRICES,
+    ORTHOGONAL,
     RIVALS,
     Net,
     build,
@@ -99,13 +100,14 @@ def test_half_precision_weights_follow_fp32(name: str, dtype: torch.dtype) -> No
     """At a rate whose steps the dtype can show, 30 steps end near the fp32 run and far from the start."""
     reference, model = Net(EVERYTHING), Net(EVERYTHING, dtype=dtype)
     eps = {each.name: each.default for each in anyoptim.optimizer_info(name).hyperparameters}.get("eps")
-    # by its RMS each takes steps of its own; a pair is no Adam's eps
-    given = {"lr": 0.05} if name == "adalomo" else {"lr": 0.02, **({} if isinstance(eps, tuple) else {"eps": 1e-4})}
+    # a pair is no Adam's eps
+    rates = {"adalomo": 0.05, "adamuon": 0.2}
+    given = {"lr": rates.get(name, 0.02), **({} if isinstance(eps, tuple) else {"eps": 1e-4})}
     expected = last(reference, build(name, reference, **given), range(1, 31))
     actual = last(model, build(name, model, **given), range(1, 31))
     assert {each.dtype for each in actual.values()} == {dtype}
     # making a matrix orthogonal enlarges the rounding of its small singular values
-    much = 2 if name == "muon" else 8
+    much = 2 if name in ORTHOGONAL else 8
     assert distance(actual, expected) < distance(weights(Net(EVERYTHING)), expected) / much
 
 
@@ -251,7 +253,10 @@ def test_groups_added_later_train(name: str) -> None:
     optimizer = build(name, nn.ParameterDict({"tall": model.tall}))
     last(model, optimizer, range(1, 2))
     optimizer.add_param_group(
-        {"params": [model.wide], **({"rank": 1} if name in LOW_RANK else {"optimizer": name} if name == "muon" else {})}
+        {
+            "params": [model.wide],
+            **({"rank": 1} if name in LOW_RANK else {"optimizer": name} if name in ORTHOGONAL else {}),
+        }
     )
     before = weights(model)
     after = last(model, optimizer, range(2, 4))

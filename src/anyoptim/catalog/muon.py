@@ -1,57 +1,145 @@
-"""Muon: an engine of our own, which takes expert stacks too; upstream is torch.optim.Muon. AdamW trains the rest."""
+"""Muon, NorMuon and AdaMuon: engines of our own, which take expert stacks too. AdamW trains the rest.
+
+Upstream of Muon is torch.optim.Muon; pytorch_optimizer has classes of its own for all three.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from anyoptim.catalog._shared import NON_NEGATIVE, flag, lr, momentum, native, weight_decay
+from anyoptim.catalog._shared import (
+    DECAY,
+    NON_NEGATIVE,
+    betas,
+    eps,
+    flag,
+    lr,
+    momentum,
+    native,
+    weight_decay,
+)
 from anyoptim.catalog.torch import ADAMW
 from anyoptim.names.composing import pair, upstream
 from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter, Interval
 from anyoptim.names.role import MATRICES, Role
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
-_HYPERPARAMETERS = (
+_NS_COEFFICIENTS = Hyperparameter(
+    "ns_coefficients",
+    tuple[float, float, float],
+    (3.4445, -4.7750, 2.0315),
+    "of the Newton-Schulz polynomial ax + bx^3 + cx^5",
+)
+_NS_STEPS = Hyperparameter("ns_steps", int, 5, "Newton-Schulz iterations", Interval(low=1, high=99))
+_ORTHOGONALIZE = Hyperparameter(
+    "orthogonalize",
+    Literal["newton_schulz", "polar_express", "gram"],
+    "newton_schulz",
+    "polar_express: the best polynomial for each iteration; gram: newton_schulz by fewer products",
+)
+
+
+def _adjust_lr_fn(default: str | None) -> Hyperparameter:
+    return Hyperparameter(
+        "adjust_lr_fn",
+        Literal["original", "match_rms_adamw"] | None,
+        default,
+        "how lr depends on a matrix's shape; match_rms_adamw: as large a step as AdamW's; none: original",
+    )
+
+
+_OF_TORCH = (
     lr(1e-3),
     weight_decay(0.1),
     momentum(0.95),
     flag("nesterov", "Nesterov momentum", default=True),
-    Hyperparameter(
-        "ns_coefficients",
-        tuple[float, float, float],
-        (3.4445, -4.7750, 2.0315),
-        "of the Newton-Schulz polynomial ax + bx^3 + cx^5",
-    ),
+    _NS_COEFFICIENTS,
     Hyperparameter("eps", float, 1e-7, "least norm that a matrix is divided by", NON_NEGATIVE),
-    Hyperparameter("ns_steps", int, 5, "Newton-Schulz iterations", Interval(low=1, high=99)),
-    Hyperparameter(
-        "adjust_lr_fn",
-        Literal["original", "match_rms_adamw"] | None,
-        None,
-        "how lr depends on a matrix's shape; match_rms_adamw: as large a step as AdamW's; none: original",
-    ),
+    _NS_STEPS,
+    _adjust_lr_fn(None),
     *WHERE_AND_WHEN,
 )
+_TRAITS = Traits(needs_targets=True, targets="hidden-matrices")
 
-_MATRICES_ALONE = OptimizerSpec(
-    name="muon",
-    summary="Muon on hidden matrices and expert stacks, AdamW on all other parameters",
-    paper="https://kellerjordan.github.io/posts/muon/, arXiv 2502.16982",
-    usual_lr=(1e-4, 0.05),
-    traits=Traits(needs_targets=True, targets="hidden-matrices"),
-    implementations=(
-        native("muon:Muon", *_HYPERPARAMETERS, target_roles=MATRICES, across="owned"),
-        Implementation(
-            name="upstream",
-            target="torch.optim:Muon",
-            across="owned",
-            package="torch",
-            licence="BSD-3-Clause",
-            hyperparameters=_HYPERPARAMETERS,
-            target_roles=MATRICES - {Role.EXPERT_STACK},
+MUON = pair(
+    OptimizerSpec(
+        name="muon",
+        summary="Muon on hidden matrices and expert stacks, AdamW on all other parameters",
+        paper="https://kellerjordan.github.io/posts/muon/, arXiv 2502.16982",
+        usual_lr=(1e-4, 0.05),
+        traits=_TRAITS,
+        implementations=(
+            native("muon:Muon", *_OF_TORCH, _ORTHOGONALIZE, target_roles=MATRICES, across="owned"),
+            Implementation(
+                name="upstream",
+                target="torch.optim:Muon",
+                across="owned",
+                package="torch",
+                licence="BSD-3-Clause",
+                hyperparameters=_OF_TORCH,
+                target_roles=MATRICES - {Role.EXPERT_STACK},
+            ),
         ),
     ),
+    ADAMW,
+    "muon",
 )
-MUON = pair(_MATRICES_ALONE, ADAMW, "muon")
+NORMUON = pair(
+    OptimizerSpec(
+        name="normuon",
+        summary="Muon with steps of one size for all rows of a matrix, AdamW on all other parameters",
+        paper="arXiv 2510.05491",
+        usual_lr=(1e-4, 0.05),
+        traits=_TRAITS,
+        implementations=(
+            native(
+                "normuon:NorMuon",
+                lr(0.02),
+                momentum(0.95),
+                Hyperparameter("beta2", float, 0.95, "decay rate of the rows' second moments", DECAY),
+                weight_decay(),
+                flag("nesterov", "Nesterov momentum", default=True),
+                _NS_COEFFICIENTS,
+                _NS_STEPS,
+                _adjust_lr_fn(None),
+                eps(1e-10),
+                _ORTHOGONALIZE,
+                *WHERE_AND_WHEN,
+                target_roles=MATRICES,
+                across="owned",
+            ),
+        ),
+    ),
+    ADAMW,
+    "normuon",
+)
+ADAMUON = pair(
+    OptimizerSpec(
+        name="adamuon",
+        summary="Muon with a second moment of each weight's updates, AdamW on all other parameters",
+        paper="arXiv 2507.11005",
+        usual_lr=(1e-5, 0.02),
+        traits=_TRAITS,
+        implementations=(
+            native(
+                "adamuon:AdaMuon",
+                lr(1e-3),
+                betas(0.95, 0.95),
+                weight_decay(0.1),
+                flag("sign", "orthogonalize the momentum's signs", default=True),
+                _NS_COEFFICIENTS,
+                _NS_STEPS,
+                _adjust_lr_fn("match_rms_adamw"),
+                eps(),
+                _ORTHOGONALIZE,
+                *WHERE_AND_WHEN,
+                target_roles=MATRICES,
+                across="owned",
+            ),
+        ),
+    ),
+    ADAMW,
+    "adamuon",
+)
 
-SPECS = (MUON, upstream(MUON, "torch/muon"))
+SPECS = (MUON, upstream(MUON, "torch/muon"), NORMUON, ADAMUON)

@@ -210,7 +210,7 @@ SPECS = indexed(
         "distributedmuon": replace(_MUON, implementation={**_MUON.implementation, "needs_process_group": True}),
         "muon": _MUON,
         "muonclip": replace(_MUON, name="muonclip"),
-        "normuon": replace(_MUON, name="normuon"),
+        "normuon": _MUON,
         "galore": _low_rank(_PROJECTION_TYPE),
         "fira": replace(_low_rank(_PROJECTION_TYPE), name="fira"),
         "apollo": _low_rank(_PROJECTION_TYPE),

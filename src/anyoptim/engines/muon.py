@@ -1,31 +1,28 @@
 """Muon: momentum whose matrices are made orthogonal.
 
 Source: Keller Jordan, https://kellerjordan.github.io/posts/muon/; the learning rate that matches AdamW's updates is
-arXiv 2502.16982, section 2.2. Agrees with torch.optim.Muon bit for bit on
-matrices; on stacks but for the rounding of a batched product in bf16.
+arXiv 2502.16982, section 2.2. Agrees with torch.optim.Muon bit for bit on matrices that are not multiplied in stacks,
+see :func:`anyoptim.engines.orthogonal.orthogonalized`; on others but for rounding.
 
-It is there for stacks and shards, which torch's class does not take: iterations are batched over a stack of experts,
-and under FSDP2 the momentum of one matrix at a time is gathered.
+It is there for stacks and shards, which torch's class does not take.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from anyoptim.engines.distributed import local, part, whole
-from anyoptim.engines.engine import Engine
+from anyoptim.engines.matrix_engine import MatrixEngine, advanced
+from anyoptim.engines.orthogonal import EPS, JORDAN, Coefficients, Method, orthogonalized
 
 
-class Muon(Engine):
+class Muon(MatrixEngine):
     """Muon on matrices (m, n) and on each of the matrices of a stack (E, m, n).
 
-    State: ``momentum_buffer`` of the parameter's shape and dtype. The momentum's singular values are brought near to
-    one by ``ns_steps`` Newton-Schulz iterations in bf16; a sharded matrix is gathered for it.
+    State: ``momentum_buffer`` of the gradient's shape and dtype. The momentum's singular values are brought near to
+    one by ``ns_steps`` iterations in bf16.
 
     Args:
         params: parameters or param groups.
@@ -38,6 +35,7 @@ class Muon(Engine):
         ns_steps: number of iterations.
         adjust_lr_fn: ``"original"`` or ``None``: ``sqrt(max(1, m / n))``; ``"match_rms_adamw"``:
             ``0.2 * sqrt(max(m, n))``, which makes updates as large as AdamW's.
+        orthogonalize: how; see :func:`anyoptim.engines.orthogonal.orthogonalized`.
 
     Raises:
         ValueError: a parameter is no matrix and no stack of matrices.
@@ -50,10 +48,11 @@ class Muon(Engine):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
-        ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
-        eps: float = 1e-7,
+        ns_coefficients: Coefficients = JORDAN,
+        eps: float = EPS,
         ns_steps: int = 5,
         adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
+        orthogonalize: Method = "newton_schulz",
     ) -> None:
         super().__init__(
             params,
@@ -66,63 +65,15 @@ class Muon(Engine):
                 "eps": eps,
                 "ns_steps": ns_steps,
                 "adjust_lr_fn": adjust_lr_fn,
+                "orthogonalize": orthogonalize,
             },
         )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of matrices and stacks of matrices."""
-        super().add_param_group(param_group)
-        other = [each for each in self.param_groups[-1]["params"] if each.dim() not in (2, 3)]
-        if other:
-            self.param_groups.pop()
-            raise ValueError(f"a parameter of shape {tuple(other[0].shape)} is no matrix, and Muon takes only these")
-
-    def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        """Apply one step; see :class:`Engine`."""
-        for parameter in parameters:
-            if parameter.numel():
-                self._update(group, parameter)
-
-    def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        state = self.state[parameter]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        momentum: Tensor = state["momentum_buffer"]
-        momentum.lerp_(gradient, 1 - group["momentum"])
-        direction = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-        # rounded first, since the iterations round it anyway: half the bytes are gathered
-        update = newton_schulz(whole(direction.bfloat16()), group["ns_coefficients"], group["ns_steps"], group["eps"])
-        rows, columns = parameter.shape[-2:]
-        if group["adjust_lr_fn"] == "match_rms_adamw":
-            factor = 0.2 * math.sqrt(max(rows, columns))
-        else:
-            factor = math.sqrt(max(1, rows / columns))
-        weight = local(parameter.detach())
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(part(update, parameter), alpha=-group["lr"] * factor)
-
-
-def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Return matrices of the same singular vectors with singular values near one, in bf16.
-
-    ``X = aX + (bA + cA^2)X`` with ``A = X X^T``, from X divided by its Frobenius norm.
-
-    Args:
-        matrix: (m, n) or (E, m, n).
-        coefficients: (a, b, c).
-        steps: number of iterations.
-        eps: least norm that is divided by.
-    """
-    a, b, c = coefficients
-    tall = matrix.shape[-2] > matrix.shape[-1]
-    x = matrix.bfloat16()
-    x = x.mT if tall else x  # the smaller Gram matrix
-    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
-    # one kernel for product and sum; on a stack, one for all of its matrices
-    multiply_add = torch.addmm if x.dim() == 2 else torch.baddbmm
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = multiply_add(x, multiply_add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    def directions(
+        self, group: dict[str, Any], gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]
+    ) -> list[Tensor]:
+        """Return orthogonal momenta, in bf16; see :class:`MatrixEngine`."""
+        momenta = advanced(gradients, states, group["momentum"], group["nesterov"])
+        return orthogonalized(
+            momenta, group["orthogonalize"], group["ns_coefficients"], group["ns_steps"], group["eps"]
+        )

@@ -70,6 +70,8 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         yield f"checkpoints cannot be resumed: {settings.implementation.package} does not restore its state"
     yield from _rank(settings, routing)
     yield from _scale(settings, routing)
+    if settings.get("orthogonalize") == "polar_express" and settings.source("ns_coefficients") != "default":
+        yield "ns_coefficients has no effect with orthogonalize=polar_express, whose polynomials are its own"
 
 
 def _clipping(spec: OptimizerSpec, settings: Settings, fields: Fields) -> Iterator[str]:
