@@ -123,16 +123,16 @@ class Collection:
 
         self._transfer = Transfer(group, device, parcels, sends, receives)
 
-    def wait(self, like: Sequence[Tensor]) -> dict[int, Tensor]:
+    def wait(self, device: torch.device) -> dict[int, Tensor]:
         """Return the wholes of the parcels that this process owns, by their numbers.
 
         Args:
-            like: a tensor on the device of each.
+            device: where they are wanted.
         """
         wholes: dict[int, Tensor] = {}
         for number, each in enumerate(self._parcels):
             if each.owner == self._me:
-                wholes[number] = torch.empty(each.layout.shape, dtype=each.dtype, device=like[number].device)
+                wholes[number] = torch.empty(each.layout.shape, dtype=each.dtype, device=device)
 
         def take_over(number: int, rank: int, piece: Tensor) -> None:
             layout = self._parcels[number].layout

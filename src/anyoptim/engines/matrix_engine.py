@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ class MatrixEngine(Engine):
     Raises:
         ValueError: a parameter is no matrix and no stack of matrices.
     """
+
+    direction_dtype: ClassVar[torch.dtype | None] = None
+    """The dtype of directions; ``None``: the gradient's."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of matrices and stacks of matrices."""
@@ -42,6 +45,11 @@ class MatrixEngine(Engine):
                 places, self.directions(group, [gradients[place] for place in places], states), strict=True
             ):
                 self.apply(group, held[place].detach(), direction, held[place].shape)
+
+    @staticmethod
+    def cost(shape: torch.Size) -> float:
+        """Return what a step on a parameter takes, in multiplications of one iteration's first product."""
+        return shape.numel() * min(shape[-2:])
 
     def directions(
         self, group: dict[str, Any], gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]

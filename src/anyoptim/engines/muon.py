@@ -10,8 +10,9 @@ It is there for stacks and shards, which torch's class does not take.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from anyoptim.engines.matrix_engine import MatrixEngine, advanced
@@ -40,6 +41,8 @@ class Muon(MatrixEngine):
     Raises:
         ValueError: a parameter is no matrix and no stack of matrices.
     """
+
+    direction_dtype: ClassVar[torch.dtype | None] = torch.bfloat16
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ class StandIns:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._shared = {key: held for key, held in optimizer.state.items() if not isinstance(key, Tensor)}
         self._twin: Optimizer | None = None
         self.after: dict[int, Mapping[str, Any]] = {}
@@ -88,8 +88,8 @@ class StandIns:
                 state[tensor] = held
         if not parts:
             return {}
-        groups = self._optimizer.param_groups
-        twin = stepped_twin(self._optimizer, [(groups[index], tensors) for index, tensors in parts.items()], state)
+        groups = self.optimizer.param_groups
+        twin = stepped_twin(self.optimizer, [(groups[index], tensors) for index, tensors in parts.items()], state)
         self.after.update(zip(parts, values_of(twin), strict=True))
         self._twin = twin
         return {tensor: state[tensor] for tensors in parts.values() for tensor in tensors if tensor in state}
@@ -115,13 +115,13 @@ class StandIns:
     def finish(self) -> None:
         """Keep what the optimizer counts outside of groups and parameters, once however many parts there were."""
         if self._twin is not None:
-            take_back(self._optimizer, self._twin)
+            take_back(self.optimizer, self._twin)
             shared = {key: held for key, held in self._twin.state.items() if not isinstance(key, Tensor)}
-            self._optimizer.state.update(shared)
+            self.optimizer.state.update(shared)
 
     def changed_values(self) -> bool:
         """Whether a step has changed any group's values, such as a step count."""
-        groups = self._optimizer.param_groups
+        groups = self.optimizer.param_groups
         return any(
             key not in groups[index] or not _same(value, groups[index][key])
             for index, values in self.after.items()

@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyoptim.engines import owned_state
-from anyoptim.engines.distributed import lay_out_gradient, local, several_processes
-from anyoptim.engines.exchange import Collection, Parcel, Return
-from anyoptim.engines.layout import group_of, layout_of, transfer_device
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
+from anyoptim.engines.distributed import several_processes
+from anyoptim.engines.layout import group_of, transfer_device
+from anyoptim.engines.matrix_engine import MatrixEngine
+from anyoptim.engines.on_shards import Chosen, OnShards, StandIns
+from anyoptim.engines.owned_batch import Batch, DirectionBatch, WholeBatch
 from anyoptim.engines.ownership import BATCH_BYTES, batches, owners
 
 
@@ -80,12 +81,16 @@ class Owned(OnShards):
             new = []
             for _, parameter in members:
                 if parameter in self._owner:
-                    loads[self._owner[parameter]] += parameter.numel()
+                    loads[self._owner[parameter]] += self._cost(parameter)
                 else:
                     new.append(parameter)
-            found = owners([each.numel() for each in new], len(loads), loads)
+            found = owners([self._cost(each) for each in new], len(loads), loads)
             for parameter, owner in zip(new, found, strict=True):
                 self._owner[parameter] = owner
+
+    def _cost(self, parameter: Tensor) -> float:
+        optimizer = self.optimizer
+        return optimizer.cost(parameter.shape) if isinstance(optimizer, MatrixEngine) else parameter.numel()
 
     def every(self) -> list[Tensor]:
         """Return the parameters of all groups."""
@@ -127,11 +132,15 @@ class Owned(OnShards):
         parameters = [each for _, each in members]
         order = [(tuple(each.shape), str(each.dtype)) for each in parameters]
         sizes = [each.numel() * each.element_size() for each in parameters]
-        together = batches([self.owner(each) for each in parameters], sizes, order, self.bound)
-        waiting = (_Batch(self, communicator, [members[index] for index in batch]) for batch in together)
-        returning: _Batch | None = None
+        kind = DirectionBatch if isinstance(self.optimizer, MatrixEngine) else WholeBatch
+        owner = [self.owner(each) for each in parameters]
+        waiting = (
+            kind(steps, communicator, [members[index] for index in batch], [owner[index] for index in batch])
+            for batch in batches(owner, sizes, order, self.bound)
+        )
+        returning: Batch | None = None
         for batch in _one_ahead(waiting):
-            batch.step(steps)
+            batch.step()
             if returning is not None:
                 returning.finish()
             returning = batch
@@ -147,62 +156,6 @@ class Owned(OnShards):
         owned_state.load(self, state_dict)
 
 
-class _Batch:
-    """Some parameters on their way to the owners, and back.
-
-    Args:
-        facade: whose.
-        communicator: the processes that share them.
-        members: the parameters.
-    """
-
-    def __init__(self, facade: Owned, communicator: Any, members: Chosen) -> None:
-        self.state = facade.optimizer.state
-        self.communicator, self.members = communicator, members
-        self.device = transfer_device(members[0][1])
-        self.parcels = [Parcel(layout_of(each), facade.owner(each), each.dtype) for _, each in members]
-        weights = [local(each.detach()) for _, each in members]
-        gradients = [_gradient(each) for _, each in members]
-        self.weights = weights
-        of_gradients = [
-            Parcel(each.layout, each.owner, gradient.dtype)
-            for each, gradient in zip(self.parcels, gradients, strict=True)
-        ]
-        self.coming = Collection(communicator, self.device, [*of_gradients, *self.parcels], [*gradients, *weights])
-
-    def step(self, steps: StandIns) -> None:
-        """Wait for what this process owns, step on it, and send it back."""
-        wholes = self.coming.wait([*self.weights, *self.weights])
-        stand_ins = {
-            number: stand_in(wholes[number + len(self.members)], wholes[number], parameter)
-            for number, (_, parameter) in enumerate(self.members)
-            if number in wholes
-        }
-        after = steps.step(
-            (self.members[number][0], tensor, self.state.get(self.members[number][1], {}))
-            for number, tensor in stand_ins.items()
-        )
-        for _, parameter in self.members:
-            self.state.setdefault(parameter, {})  # torch's distributed checkpoints ask whether there is state
-        for tensor, held in after.items():
-            self.state[stood_for(tensor)] = held
-        changed = {number: tensor.detach() for number, tensor in stand_ins.items()}
-        self.returning = Return(self.communicator, self.device, self.parcels, changed)
-
-    def finish(self) -> None:
-        """Wait for this process's parts, and write them into the weights."""
-        for number, part in self.returning.wait().items():
-            self.weights[number].copy_(part)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    """Return this process's part of a gradient, or zeros where only others have one."""
-    if parameter.grad is None:
-        return torch.zeros_like(local(parameter.detach()))
-    lay_out_gradient(parameter)
-    return local(parameter.grad)
-
-
 def _with_gradients(communicator: Any, members: list[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
     """Return the parameters that have a gradient on any process, so that all take part in the same exchanges."""
     has = [each.grad is not None for _, each in members]
@@ -211,7 +164,7 @@ def _with_gradients(communicator: Any, members: list[tuple[int, Tensor]]) -> lis
     return [each for each, flag in zip(members, flags.tolist(), strict=True) if flag]
 
 
-def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
+def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Yield batches, each after the next one has been made: so it is on its way meanwhile."""
     current = next(batches, None)
     while current is not None:

@@ -119,7 +119,7 @@ def load(facade: Owned, state_dict: dict[str, Any]) -> None:
             device = transfer_device(parameters[batch[0][0]])
             parts = [local(shards[place]) for place in batch]
             coming = Collection(communicator, device, [parcels[place] for place in batch], parts)
-            wholes.update((batch[at], whole) for at, whole in coming.wait(parts).items())
+            wholes.update((batch[at], whole) for at, whole in coming.wait(parts[0].device).items())
         for number, parameter in parameters.items():
             del kept[number]
             if facade.owner(parameter) == me:
