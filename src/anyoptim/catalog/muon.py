@@ -33,6 +33,26 @@ _HYPERPARAMETERS = (
     FUSED_BACKWARD,
 )
 
+PIECES = (
+    Hyperparameter(
+        "split_fused",
+        bool,
+        True,
+        "take fused projections (q, k, v; gate, up) as the matrices they hold",
+        scope="routing",
+    ),
+    Hyperparameter("heads", bool, False, "take each head of q, k and v as a matrix", scope="routing"),
+    Hyperparameter(
+        "convolutions",
+        Literal["flatten"] | None,
+        None,
+        "flatten: take convolutions as matrices, one row an output; none: as what is no target",
+        scope="routing",
+    ),
+)
+"""Which matrices weights consist of, for engines that read ``split`` and ``flatten`` in their groups."""
+_ONLY_NATIVE = "only the native implementation takes weights apart"
+
 _MATRICES_ALONE = OptimizerSpec(
     name="muon",
     summary="Muon on hidden matrices and expert stacks, AdamW on all other parameters",
@@ -40,7 +60,7 @@ _MATRICES_ALONE = OptimizerSpec(
     usual_lr=(1e-4, 0.05),
     traits=Traits(needs_targets=True, targets="hidden-matrices"),
     implementations=(
-        native("muon:Muon", *_HYPERPARAMETERS, target_roles=MATRICES),
+        native("muon:Muon", *_HYPERPARAMETERS, *PIECES, target_roles=MATRICES),
         Implementation(
             name="upstream",
             target="torch.optim:Muon",
@@ -49,6 +69,7 @@ _MATRICES_ALONE = OptimizerSpec(
             licence="BSD-3-Clause",
             hyperparameters=_HYPERPARAMETERS,
             target_roles=MATRICES - {Role.EXPERT_STACK},
+            refused={each.name: _ONLY_NATIVE for each in PIECES},
         ),
     ),
 )

@@ -11,7 +11,7 @@ and under FSDP2 the momentum of one matrix at a time is gathered.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from anyoptim.engines.distributed import local, part, whole
 from anyoptim.engines.engine import Engine
+from anyoptim.engines.pieces import cut, join, shapes, weighed
 
 
 class Muon(Engine):
@@ -26,6 +27,8 @@ class Muon(Engine):
 
     State: ``momentum_buffer`` of the parameter's shape and dtype. The momentum's singular values are brought near to
     one by ``ns_steps`` Newton-Schulz iterations in bf16; a sharded matrix is gathered for it.
+
+    ``split`` and ``flatten`` in a group say of which matrices its parameters consist; see ``anyoptim.engines.pieces``.
 
     Args:
         params: parameters or param groups.
@@ -70,12 +73,15 @@ class Muon(Engine):
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of matrices and stacks of matrices."""
+        """Add a group of matrices and stacks of matrices, or of what its ``split`` and ``flatten`` make such."""
         super().add_param_group(param_group)
-        other = [each for each in self.param_groups[-1]["params"] if each.dim() not in (2, 3)]
-        if other:
+        group = self.param_groups[-1]
+        try:
+            for each in group["params"]:
+                shapes(each.shape, group)
+        except ValueError:
             self.param_groups.pop()
-            raise ValueError(f"a parameter of shape {tuple(other[0].shape)} is no matrix, and Muon takes only these")
+            raise
 
     def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Apply one step; see :class:`Engine`."""
@@ -93,15 +99,24 @@ class Muon(Engine):
         momentum.lerp_(gradient, 1 - group["momentum"])
         direction = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
         # rounded first, since the iterations round it anyway: half the bytes are gathered
-        update = newton_schulz(whole(direction.bfloat16()), group["ns_coefficients"], group["ns_steps"], group["eps"])
-        rows, columns = parameter.shape[-2:]
-        if group["adjust_lr_fn"] == "match_rms_adamw":
-            factor = 0.2 * math.sqrt(max(rows, columns))
-        else:
-            factor = math.sqrt(max(1, rows / columns))
+        pieces = [
+            newton_schulz(each, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            for each in cut(whole(direction.bfloat16()), group)
+        ]
+        reference = shapes(parameter.shape, group)[0]
+        pieces = weighed(pieces, lambda shape: _factor(group, shape), reference)
+        update = join(pieces, group, parameter.shape)
         weight = local(parameter.detach())
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(part(update, parameter), alpha=-group["lr"] * factor)
+        weight.add_(part(update, parameter), alpha=-group["lr"] * _factor(group, reference))
+
+
+def _factor(group: Mapping[str, Any], shape: Sequence[int]) -> float:
+    """Return what a matrix's learning rate is multiplied by."""
+    rows, columns = shape[-2:]
+    if group["adjust_lr_fn"] == "match_rms_adamw":
+        return 0.2 * math.sqrt(max(rows, columns))
+    return math.sqrt(max(1, rows / columns))
 
 
 def newton_schulz(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
