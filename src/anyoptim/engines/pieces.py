@@ -30,7 +30,8 @@ def cut(weight: Tensor, group: Mapping[str, Any]) -> list[Tensor]:
     if split is None:
         return [matrix]
     dim = split["dim"]
-    runs = torch.unflatten(matrix, dim, (split["repeats"], sum(split["sizes"]))).split(split["sizes"], dim)
+    repeated = torch.unflatten(matrix, dim, (split["repeats"], sum(split["sizes"])))
+    runs = torch.split_with_sizes(repeated, split["sizes"], dim)
     return [run.flatten(dim - 1, dim).contiguous() for run in runs]
 
 

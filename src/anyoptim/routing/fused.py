@@ -54,8 +54,8 @@ FUSED = (
     _fused(
         "q k v",
         "qkv",
-        "blip blip_2 cohere_compass deepseek_ocr2 dots3_note ernie4_5_vl_moe exaone4_5 florence2 glm4v glm4v_moe"
-        " glm5_next glm_image glm_ocr got_ocr2 hiera instructblip instructblipvideo mgp_str pp_formulanet"
+        "blip blip_2 cohere_compass deepseek_ocr2 ernie4_5_vl_moe exaone4_5 glm4v glm4v_moe glm5_next glm_image glm_ocr"
+        " got_ocr2 instructblip instructblipvideo mgp_str pp_formulanet"
         " pp_ocrv5_mobile_rec pp_ocrv5_server_rec pp_ocrv6_small_rec qwen2_5_vl qwen2_vl qwen3_5 qwen3_5_moe"
         " qwen3_omni_moe qwen3_vl qwen3_vl_moe qwen4_exp sam sam2 sam_hq seggpt slanext timesformer unlimited_ocr"
         " vitdet",
@@ -65,16 +65,16 @@ FUSED = (
     _fused("q k v", "in_proj", "deberta", Order.BY_GROUP),
     _fused("q k v", "qkv_proj", "minimax", Order.BY_GROUP),
     _fused("q v k", "qkv_proj", "codegen", Order.BY_FOUR),
-    _fused("k v", "to_kv", "evolla granite_speech granite_speech_plus"),
     _fused(
         "gate up",
         "gate_up_proj",
-        "dia dots3_note esmfold2 glm glm4 glm4v glm_image glm_ocr llama4 minimax_m3_vl phi3 phi4_multimodal zamba2"
-        " qwen3_vl_moe qwen3_omni_moe",
+        "dia glm glm4 glm4v glm_image glm_ocr llama4 phi3 phi4_multimodal zamba2",
     ),
     _fused("gate up", "gate_up_proj", "gpt_oss", Order.ALTERNATING),
 )
-SEEM_FUSED = frozenset({*(each.attribute for each in FUSED), "wqkv", "W_pack", "in_proj_qkv", "in_proj_qkvz"})
+SEEM_FUSED = frozenset(
+    {*(each.attribute for each in FUSED), "to_kv", "wqkv", "W_pack", "in_proj_qkv", "in_proj_qkvz"} - {"in_proj"}
+)
 """What fused projections are called, also in models of other packages."""
 SEPARATE = (
     ("q_proj", "k_proj", "v_proj"),

@@ -83,8 +83,8 @@ def unsplit(places: Sequence[Place], found: Mapping[str, Pieces], settings: Sett
         whole = [each for each in places if each.name not in found and _use(each)[1] in SEEM_FUSED]
         if whole:
             yield (
-                f"{len(whole)} matrices such as {whole[0].name} are taken whole: by name they may hold several projections,"
-                " but nothing says in which order"
+                f"{len(whole)} matrices such as {whole[0].name} are taken whole: by name they may hold several"
+                " projections, but nothing says in which order"
             )
     if settings.get("heads") is True and not any("heads of" in each.label for each in found.values()):
         yield "heads has no effect: no target is a q, k or v whose heads its module tells"
@@ -139,7 +139,7 @@ def _of_attention(fused: Fused, owner: nn.Module, dim: int, outputs: int, *, hea
 def _of_separate(owner: nn.Module, attribute: str, dim: int, outputs: int) -> Pieces | None:
     """Return the heads of a q, k or v with a weight of its own; ``None`` where it is none, or numbers do not fit."""
     queries = _number(owner, _HEADS)
-    names = next((each for each in SEPARATE if attribute in each), ())
+    names: Sequence[str] = next((each for each in SEPARATE if attribute in each), ())
     shapes = [_shape(getattr(owner, name, None)) for name in names]
     if queries is None or not shapes or any(len(shape) != 2 for shape in shapes):
         return None
