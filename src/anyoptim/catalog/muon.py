@@ -38,7 +38,7 @@ PIECES = (
         "split_fused",
         bool,
         True,
-        "take fused projections (q, k, v; gate, up) as the matrices they hold",
+        "take fused projections as the matrices they hold: q, k, v, or gate and up",
         scope="routing",
     ),
     Hyperparameter("heads", bool, False, "take each head of q, k and v as a matrix", scope="routing"),
@@ -46,7 +46,7 @@ PIECES = (
         "convolutions",
         Literal["flatten"] | None,
         None,
-        "flatten: take convolutions as matrices, one row an output; none: as what is no target",
+        "flatten: take convolutions as matrices, one row an output; none: they are no targets",
         scope="routing",
     ),
 )
