@@ -20,15 +20,7 @@ MODELS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "bark": [("BarkSemanticModel", {})],
     "bloom": [("BloomForCausalLM", {})],
     "codegen": [("CodeGenForCausalLM", {"rotary_dim": 8}), ("CodeGenForCausalLM", {"rotary_dim": 8, "n_head": 8})],
-    "dbrx": [
-        (
-            "DbrxForCausalLM",
-            {
-                "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
-                "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 128},
-            },
-        )
-    ],
+    "dbrx": [("DbrxForCausalLM", {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4}})],
     "deberta": [("DebertaForMaskedLM", {}), ("DebertaForMaskedLM", {"relative_attention": True})],
     "decision_transformer": [("DecisionTransformerGPT2Model", {"use_cache": True})],
     "dia": [("DiaModel", {})],
@@ -64,6 +56,13 @@ EXPERTS = [
 RESIDUAL = {"bloom": "dense"}
 """Modules that add what they are given: the child whose input is looked at instead."""
 
+INPUTS = {"DecisionTransformerGPT2Model": {"inputs_embeds": torch.randn(2, 8, 64)}}
+"""Of those that take no tokens."""
+
+
+class _Seen(Exception):
+    """Ends a model's forward where all has been seen."""
+
 
 @dataclass
 class Used:
@@ -93,17 +92,22 @@ class Used:
 
 def in_model(model: nn.Module, owner: nn.Module, weight: Tensor, child: str = "", **inputs: Any) -> Used:
     """Return a module that runs inside of its model: what it returns, or what one of its children is given."""
-    seen: list[Any] = []
+
+    def end(_: nn.Module, given: Any, made: Any = None) -> None:
+        raise _Seen(_first(given if made is None else made))
+
     if child:
-        owner.get_submodule(child).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        owner.get_submodule(child).register_forward_pre_hook(end)
     else:
-        owner.register_forward_hook(lambda _, given, made: seen.append(made))
+        owner.register_forward_hook(end)
     _calm(owner)
 
     def run() -> Tensor:
-        seen.clear()
-        model(**(inputs or {"input_ids": torch.arange(2, 18).view(2, 8)}))
-        return _first(seen[0])
+        try:
+            model(**(inputs or INPUTS.get(type(model).__name__, {"input_ids": torch.arange(2, 18).view(2, 8)})))
+        except _Seen as seen:
+            return seen.args[0]  # type: ignore[no-any-return]  # what was raised above
+        raise AssertionError(f"{type(owner).__name__} did not run")
 
     return Used(owner, weight, run)
 
@@ -132,7 +136,7 @@ def is_installed(folder: str) -> bool:
     return importlib.util.find_spec(f"transformers.models.{folder}") is not None
 
 
-_SMALL = {"layer_idx": 0, "window_size": 0, "block_id": 0, "num_fwd_mem_blocks": 1}
+_SMALL = {"layer_idx": 0, "window_size": 0}
 
 
 def _build(cls: Any, module: Any) -> Any:

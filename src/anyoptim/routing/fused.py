@@ -68,7 +68,7 @@ FUSED = (
     _fused(
         "gate up",
         "gate_up_proj",
-        "dia glm glm4 glm4v glm_image glm_ocr llama4 phi3 phi4_multimodal zamba2",
+        "dia glm glm4 glm4v glm_image glm_ocr llama4 phi3 phi4_multimodal",
     ),
     _fused("gate up", "gate_up_proj", "gpt_oss", Order.ALTERNATING),
 )
