@@ -49,7 +49,7 @@ def pieces_of(place: Place, settings: Settings) -> Pieces | None:
     if place.role not in (Role.HIDDEN_MATRIX, Role.EXPERT_STACK) or not (heads or settings.get("split_fused")):
         return None
     owner, attribute = _use(place)
-    if owner is None:
+    if owner is None or len(shape_of(place.parameter)) < 2:  # FSDP1 shows flat parts
         return None
     dim = _output_dim(place, owner)
     outputs = shape_of(place.parameter)[dim]
