@@ -100,6 +100,12 @@ MORE = [
 @cache
 def architecture(name: str) -> Any:
     """Build one architecture without allocating its weights."""
+    with torch.device("meta"):
+        return small(name)
+
+
+def small(name: str, **changed: Any) -> Any:
+    """Build one architecture, with further values for its configuration."""
     cls = getattr(transformers, name)
     config_class = cls.config_class
     # every config takes it; Phi's and StableLM's of transformers 5.0 don't set it, though the models read it
@@ -110,5 +116,4 @@ def architecture(name: str) -> Any:
     sizes = {key: value for key, value in SIZES.items() if key in attributes and key not in mapped}
     if name.startswith("Swin"):
         sizes = {}
-    with torch.device("meta"):
-        return cls(config_class(**sizes))
+    return cls(config_class(**{**sizes, **changed}))

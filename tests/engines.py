@@ -70,7 +70,9 @@ def build(name: str, model: nn.Module, implementation: str = "native", **given: 
     spec = anyoptim.optimizer_info(name)
     chosen = next(each for each in spec.implementations if each.name == implementation)
     given = {"rank": 2, **given}
-    values = {each.name: given.get(each.name, each.default) for each in chosen.hyperparameters}
+    values = {
+        each.name: given.get(each.name, each.default) for each in chosen.hyperparameters if each.scope != "routing"
+    }
     constructor = chosen.load()
     if chosen.takes == "model":
         return constructor(model, **values)
@@ -174,7 +176,7 @@ def settings_of(name: str) -> SearchStrategy[dict[str, Any]]:
         own = replace(each, name=each.name.removeprefix("fallback_"))
         if each.scope == "fallback" and own.name not in ("lr", "betas", "eps", "weight_decay"):
             chosen[each.name] = st.just(each.default)
-        elif each.scope != "facade":
+        elif each.scope not in ("facade", "routing"):
             chosen[each.name] = values_of(own)
     return st.fixed_dictionaries(chosen)
 

@@ -83,7 +83,7 @@ def test_muon_on_stacks_of_experts() -> None:
     """Each expert is a matrix of its own: against torch's Muon on every one of them."""
     model = mixture_of_experts()
     before = weights(model)
-    optimizer = anyoptim.get_optimizer("muon", model, lr=0.01, weight_decay=0.1, momentum=0.9)
+    optimizer = anyoptim.get_optimizer("muon", model, lr=0.01, weight_decay=0.1, momentum=0.9, split_fused=False)
     batch = torch.randint(0, 100, (2, 16))
     model(input_ids=batch, labels=batch).loss.backward()
     stacks = [name for name, each in model.named_parameters() if each.dim() == 3]

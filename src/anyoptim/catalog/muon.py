@@ -59,6 +59,25 @@ _OF_TORCH = (
     _adjust_lr_fn(None),
     *WHERE_AND_WHEN,
 )
+PIECES = (
+    Hyperparameter(
+        "split_fused",
+        bool,
+        True,
+        "take fused projections as the matrices they hold: q, k, v, or gate and up",
+        scope="routing",
+    ),
+    Hyperparameter("heads", bool, False, "take each head of q, k and v as a matrix", scope="routing"),
+)
+"""Which matrices weights consist of."""
+_CONVOLUTIONS = Hyperparameter(
+    "convolutions",
+    Literal["flatten"] | None,
+    None,
+    "flatten: take convolutions as matrices, one row an output; none: they are no targets",
+    scope="routing",
+)
+_ONLY_NATIVE = "only the native implementation takes weights apart"
 _TRAITS = Traits(needs_targets=True, targets="hidden-matrices")
 
 MUON = pair(
@@ -69,7 +88,8 @@ MUON = pair(
         usual_lr=(1e-4, 0.05),
         traits=_TRAITS,
         implementations=(
-            native("muon:Muon", *_OF_TORCH, _ORTHOGONALIZE, target_roles=MATRICES, across="owned"),
+            native(
+"muon:Muon", *_OF_TORCH, _ORTHOGONALIZE, *PIECES, _CONVOLUTIONS, target_roles=MATRICES, across="owned"),
             Implementation(
                 name="upstream",
                 target="torch.optim:Muon",
@@ -78,6 +98,7 @@ MUON = pair(
                 licence="BSD-3-Clause",
                 hyperparameters=_OF_TORCH,
                 target_roles=MATRICES - {Role.EXPERT_STACK},
+                refused={each.name: _ONLY_NATIVE for each in (*PIECES, _CONVOLUTIONS)},
             ),
         ),
     ),
@@ -104,6 +125,7 @@ NORMUON = pair(
                 _adjust_lr_fn(None),
                 eps(1e-10),
                 _ORTHOGONALIZE,
+                *PIECES,
                 *WHERE_AND_WHEN,
                 target_roles=MATRICES,
                 across="owned",
@@ -132,6 +154,7 @@ ADAMUON = pair(
                 _adjust_lr_fn("match_rms_adamw"),
                 eps(),
                 _ORTHOGONALIZE,
+                *PIECES,
                 *WHERE_AND_WHEN,
                 target_roles=MATRICES,
                 across="owned",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anyoptim.engines.arithmetic import wide
 from anyoptim.engines.matrix_engine import MatrixEngine, advanced, frobenius
-from anyoptim.engines.orthogonal import JORDAN, Coefficients, Method, orthogonalized
+from anyoptim.engines.orthogonal import JORDAN, Coefficients, Method
 
 
 class AdaMuon(MatrixEngine):
@@ -76,7 +76,7 @@ class AdaMuon(MatrixEngine):
             # to torch the sign of NaN is 0, which would hide it
             torch._foreach_add_(signs, momenta, alpha=0)
             momenta = list(signs)
-        found = orthogonalized(momenta, group["orthogonalize"], group["ns_coefficients"], group["ns_steps"])
+        found = self.orthogonal(group, momenta)
         return [
             self._even(group, direction.to(wide(gradient.dtype)), state).to(gradient.dtype)
             for direction, gradient, state in zip(found, gradients, states, strict=True)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from anyoptim.engines.engine import Engine
-from anyoptim.engines.orthogonal import stacks
+from anyoptim.engines.orthogonal import EPS, orthogonalized, stacks
+from anyoptim.engines.pieces import cut, join, shapes, weighed
 
 
 class MatrixEngine(Engine):
     """Muon and what is made from it, on matrices (m, n) and on each of the matrices of a stack (E, m, n).
 
+    ``split`` and ``flatten`` in a group say of which matrices its parameters consist; see ``anyoptim.engines.pieces``.
     Where a weight lies elsewhere, :meth:`directions` runs on whole gradients and states, and :meth:`apply` on parts.
 
     Raises:
@@ -26,14 +28,15 @@ class MatrixEngine(Engine):
     """The dtype of directions; ``None``: the gradient's."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of matrices and stacks of matrices."""
+        """Add a group of matrices and stacks of matrices, or of what its ``split`` and ``flatten`` make such."""
         super().add_param_group(param_group)
-        other = [each for each in self.param_groups[-1]["params"] if each.dim() not in (2, 3)]
-        if other:
+        group = self.param_groups[-1]
+        try:
+            for each in group["params"]:
+                shapes(each.shape, group)
+        except ValueError:
             self.param_groups.pop()
-            raise ValueError(
-                f"a parameter of shape {tuple(other[0].shape)} is no matrix, and {type(self).__name__} takes only these"
-            )
+            raise
 
     def update_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """Apply one step; see :class:`Engine`."""
@@ -76,7 +79,25 @@ class MatrixEngine(Engine):
             shape: of the whole.
         """
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(direction, alpha=-group["lr"] * _factor(group["adjust_lr_fn"], *shape[-2:]))
+        weight.add_(direction, alpha=-group["lr"] * _factor(group, shapes(shape, group)[0]))
+
+    def orthogonal(self, group: dict[str, Any], momenta: Sequence[Tensor], eps: float = EPS) -> list[Tensor]:
+        """Return momenta made orthogonal, in bf16: each of the matrices that a group says they consist of by itself.
+
+        Args:
+            group: has orthogonalize, ns_coefficients, ns_steps and adjust_lr_fn; ``split`` and ``flatten`` perhaps.
+            momenta: in bf16; they may be overwritten.
+            eps: least norm that a matrix is divided by.
+        """
+        pieces = [cut(each, group) for each in momenta]
+        every = [piece for each in pieces for piece in each]
+        found = iter(orthogonalized(every, group["orthogonalize"], group["ns_coefficients"], group["ns_steps"], eps))
+        made = []
+        for momentum, each in zip(momenta, pieces, strict=True):
+            own = [next(found) for _ in each]
+            reference = shapes(momentum.shape, group)[0]
+            made.append(join(weighed(own, lambda shape: _factor(group, shape), reference), group, momentum.shape))
+        return made
 
 
 def advanced(
@@ -105,7 +126,9 @@ def frobenius(direction: Tensor) -> Tensor:
     return norm
 
 
-def _factor(adjust_lr_fn: str | None, rows: int, columns: int) -> float:
-    if adjust_lr_fn == "match_rms_adamw":
+def _factor(group: Mapping[str, Any], shape: Sequence[int]) -> float:
+    """Return what a matrix's learning rate is multiplied by."""
+    rows, columns = shape[-2:]
+    if group["adjust_lr_fn"] == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
     return math.sqrt(max(1, rows / columns))

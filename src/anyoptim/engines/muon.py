@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anyoptim.engines.matrix_engine import MatrixEngine, advanced
-from anyoptim.engines.orthogonal import EPS, JORDAN, Coefficients, Method, orthogonalized
+from anyoptim.engines.orthogonal import EPS, JORDAN, Coefficients, Method
 
 
 class Muon(MatrixEngine):
@@ -77,6 +77,4 @@ class Muon(MatrixEngine):
     ) -> list[Tensor]:
         """Return orthogonal momenta, in bf16; see :class:`MatrixEngine`."""
         momenta = advanced(gradients, states, group["momentum"], group["nesterov"])
-        return orthogonalized(
-            momenta, group["orthogonalize"], group["ns_coefficients"], group["ns_steps"], group["eps"]
-        )
+        return self.orthogonal(group, momenta, group["eps"])

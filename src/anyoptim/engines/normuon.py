@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anyoptim.engines.arithmetic import wide
 from anyoptim.engines.matrix_engine import MatrixEngine, advanced, frobenius
-from anyoptim.engines.orthogonal import JORDAN, Coefficients, Method, orthogonalized
+from anyoptim.engines.orthogonal import JORDAN, Coefficients, Method
 
 
 class NorMuon(MatrixEngine):
@@ -74,7 +74,7 @@ class NorMuon(MatrixEngine):
     ) -> list[Tensor]:
         """Return orthogonal momenta of even rows, in the gradients' dtype; see :class:`MatrixEngine`."""
         momenta = advanced(gradients, states, group["momentum"], group["nesterov"])
-        found = orthogonalized(momenta, group["orthogonalize"], group["ns_coefficients"], group["ns_steps"])
+        found = self.orthogonal(group, momenta)
         return [
             self._even(group, direction.to(wide(gradient.dtype)), state).to(gradient.dtype)
             for direction, gradient, state in zip(found, gradients, states, strict=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Final, Literal
 
-Scope = Literal["optimizer", "target", "facade", "fallback", "wrapper", "groups"]
+Scope = Literal["optimizer", "target", "facade", "fallback", "wrapper", "groups", "routing"]
 
 
 class _Marker:
@@ -76,7 +76,8 @@ class Hyperparameter:
             groups that hold target modules only. ``"facade"``: read by the plan, which wraps what it builds.
             ``"fallback"``: a constructor keyword of the optimizer of all that is no target, ``fallback_`` before its
             own name. ``"wrapper"``: a constructor keyword of a wrapper, the wrapper's name before its own.
-            ``"groups"``: overrides of single groups, which every optimizer takes.
+            ``"groups"``: overrides of single groups, which every optimizer takes. ``"routing"``: read by the plan,
+            which groups parameters by it.
         taken_from: the field of TrainingArguments, ``args.max_steps``, or of the model's configuration,
             ``config.hidden_size``, that gives the value where the user does not.
         member: the optimizer inside a hybrid, or the wrapper around one, that takes it; empty: the spec's own.

@@ -143,6 +143,7 @@ def plan_dict(
                 "decays": route.decays,
                 "rule": route.rule,
                 "set_by": _set_by(route),
+                "pieces": route.pieces.label if route.pieces else None,
             }
             for route in (plan.routing.routes if plan.routing else ())
         ],
@@ -161,7 +162,7 @@ def plan_dict(
     }
 
 
-_OPTIONAL = ("optimizer", "lr", "weight decay", "rank", "target by", "set by")
+_OPTIONAL = ("optimizer", "lr", "weight decay", "rank", "pieces", "target by", "set by")
 
 
 def _parameter_rows(plan: Blueprint) -> Iterator[dict[str, str]]:
@@ -174,8 +175,9 @@ def _parameter_rows(plan: Blueprint) -> Iterator[dict[str, str]]:
         member = str(group.get(MEMBER, plan.spec.target_optimizer))
         decay = _number(group.get("weight_decay"))
         rank = str(group.get("rank", "full"))
-        kinds.setdefault((str(route.role), member, decay, rank, route.rule, _set_by(route)), []).append(route)
-    for (role, member, decay, rank, rule, set_by), routes in kinds.items():
+        pieces = route.pieces.label if route.pieces else "-"
+        kinds.setdefault((str(route.role), member, decay, rank, pieces, route.rule, _set_by(route)), []).append(route)
+    for (role, member, decay, rank, pieces, rule, set_by), routes in kinds.items():
         by_name = {route.name: route for route in routes}
         rate = plan.settings.get("lr") if member == plan.spec.target_optimizer else _fallback_rate(plan)
         for text, names in collapse(list(by_name)):
@@ -189,6 +191,7 @@ def _parameter_rows(plan: Blueprint) -> Iterator[dict[str, str]]:
                 "lr": " … ".join(dict.fromkeys(map(_number, (rates[0], rates[-1])))),
                 "weight decay": decay,
                 "rank": rank,
+                "pieces": pieces,
                 "target by": rule,
                 "set by": set_by,
             }

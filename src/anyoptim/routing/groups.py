@@ -31,7 +31,7 @@ def make_groups(routing: Routing, spec: OptimizerSpec, settings: Settings) -> li
 
     The first two are transformers' own, decaying and not, and stay even when empty, so that a checkpoint of either
     side fits the other; a hybrid has no empty groups. Groups of targets follow, with their hyperparameters, then
-    groups with overrides.
+    groups with overrides, or of weights that consist of several matrices.
 
     Args:
         routing: every trainable parameter and where it goes.
@@ -51,6 +51,8 @@ def make_groups(routing: Routing, spec: OptimizerSpec, settings: Settings) -> li
     used: set[tuple[str, str]] = set()
     for route in routing.routes:
         adjusted = members[route.is_target].adjusted(route) if route.adjustment else {}
+        if route.pieces is not None:
+            adjusted = {**adjusted, **route.pieces.values}
         if route.adjustment:
             used.update((route.adjustment.label, key) for key in route.adjustment.values if key in adjusted)
         key = (route.is_target, route.decays, repr(adjusted) if adjusted else "")

@@ -23,6 +23,7 @@ class Place:
         module: the module that holds it.
         role: what it is for.
         below_layer_norm: whether an ``nn.LayerNorm`` holds it, at any depth.
+        parent: the module that uses ``module``.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Place:
     module: nn.Module
     role: Role
     below_layer_norm: bool
+    parent: nn.Module | None
 
     @property
     def numel(self) -> int:

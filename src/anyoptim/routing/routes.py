@@ -15,6 +15,7 @@ from anyoptim.names.role import Role
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.routing.adjustments import Adjustment, adjust
 from anyoptim.routing.layers import layer_numbers
+from anyoptim.routing.pieces import Pieces, flattens, pieces_of, unsplit
 from anyoptim.routing.places import Place
 from anyoptim.routing.structure import read_structure
 from anyoptim.routing.targets import Choice, choose_targets
@@ -31,12 +32,14 @@ class Route(NamedTuple):
         choice: the target pattern that chose it; ``None``: it is no target.
         decays: whether weight decay applies, by transformers' rule.
         adjustment: the hyperparameters that differ for it; ``None``: none do.
+        pieces: the matrices that it consists of; ``None``: it is one, or no target.
     """
 
     place: Place
     choice: Choice | None
     decays: bool
     adjustment: Adjustment | None
+    pieces: Pieces | None = None
 
     @property
     def name(self) -> str:
@@ -102,11 +105,18 @@ def route(model: nn.Module, spec: OptimizerSpec, settings: Settings, target_modu
         )
     chosen: dict[str, Choice] = {}
     adjusted: dict[str, Adjustment] = {}
+    pieces: dict[str, Pieces] = {}
     notes: list[str] = []
     if spec.traits.needs_targets:
         wanted = (spec.traits.targets or None) if target_modules is None else target_modules
-        found, notes = choose_targets(structure, wanted, settings.implementation.target_roles, spec.name)
+        roles = settings.implementation.target_roles
+        flat = frozenset(id(each.parameter) for each in places if flattens(each, settings))
+        found, notes = choose_targets(structure, wanted, roles, spec.name, flat)
         chosen.update(found)
+        targets = [each for each in places if each.name in chosen]
+        cut = {each.name: pieces_of(each, settings) for each in targets}
+        pieces = {name: each for name, each in cut.items() if each is not None}
+        notes += unsplit(targets, pieces, settings)
     if settings.overrides:
         layers = layer_numbers(model, structure.places) if settings.overrides.layer_decay is not None else ({}, 0)
         adjusted, more = adjust(settings.overrides, places, layers, spec.name)
@@ -117,6 +127,7 @@ def route(model: nn.Module, spec: OptimizerSpec, settings: Settings, target_modu
             chosen.get(place.name),
             not place.below_layer_norm and not _NO_DECAY.search(place.name.lower()),
             adjusted.get(place.name),
+            pieces.get(place.name),
         )
         for place in places
     )

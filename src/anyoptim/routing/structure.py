@@ -93,7 +93,7 @@ class _Reader:
             full = f"{name}.{own_name}" if name else own_name
             bare_name = full if bare == name else f"{bare}.{own_name}" if bare else own_name
             role = context.lora or role_by_type(kind, own_name, parameter, module, context.grandparent)
-            place = Place(full, bare_name, name, bare, parameter, module, role, below_norm)
+            place = Place(full, bare_name, name, bare, parameter, module, role, below_norm, context.parent)
             self.by_id[id(parameter)] = place
             if kind == "custom" and len(shape_of(parameter)) == 3 and min(shape_of(parameter)) > 1:
                 experts = self.experts.setdefault(id(module), Experts(module, context.parent, name))

@@ -74,7 +74,11 @@ class _Pattern:
 
 
 def choose_targets(
-    structure: Structure, target_modules: object, roles: frozenset[Role], optimizer: str
+    structure: Structure,
+    target_modules: object,
+    roles: frozenset[Role],
+    optimizer: str,
+    flattened: frozenset[int] = frozenset(),
 ) -> tuple[Mapping[str, Choice], list[str]]:
     """Return which parameters the patterns choose, by name, and what is worth saying about the patterns.
 
@@ -87,21 +91,27 @@ def choose_targets(
             which may be JSON: a command line has no other way to write a list.
         roles: what the optimizer can take.
         optimizer: its name, for messages.
+        flattened: ids of the convolutions that are matrices to it, and linear maps to a pattern.
 
     Raises:
         TargetModulesError: targets are missing or malformed, or a pattern chooses nothing.
     """
     patterns = _patterns(target_modules, optimizer)
-    takeable = [each for each in structure.places if each.role in roles and each.parameter.requires_grad]
-    linear = [each for each in takeable if each.role in LINEAR]
+    takeable = [
+        each
+        for each in structure.places
+        if (each.role in roles or id(each.parameter) in flattened) and each.parameter.requires_grad
+    ]
+    linear = [each for each in takeable if each.role in LINEAR or id(each.parameter) in flattened]
     named_alone = [each for each in takeable if each.role in NAMED_ALONE]
     winners: dict[str, str] = {}
     also: dict[str, list[str]] = {}
     notes: list[str] = []
     for pattern in patterns:
-        chosen = [each for each in linear if pattern.selects(each)] or [
-            each for each in named_alone if pattern.selects(each)
-        ]
+        by_role = pattern.roles is not None
+        chosen = [
+            each for each in linear if pattern.selects(each) or (by_role and id(each.parameter) in flattened)
+        ] or [each for each in named_alone if pattern.selects(each)]
         if not chosen:
             raise TargetModulesError(_nothing_chosen(pattern, structure, roles, optimizer))
         won = 0
