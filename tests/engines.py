@@ -10,11 +10,13 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from toys import NAMES
 
 import anyoptim
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.engines.owned import Owned
 from anyoptim.names.hyperparameters import Hyperparameter
 
 ENGINES = [name for name in NAMES if anyoptim.optimizer_info(name).default.name == "native"]
@@ -73,7 +75,14 @@ def build(name: str, model: nn.Module, implementation: str = "native", **given: 
     values = {
         each.name: given.get(each.name, each.default) for each in chosen.hyperparameters if each.scope != "routing"
     }
-    constructor = chosen.load()
+    values.pop("owned", None)
+    constructor: Any = chosen.load()
+    if chosen.across == "owned" and any(isinstance(each, DTensor) for each in model.parameters()):
+        engine = constructor
+
+        def constructor(*args: Any, **keywords: Any) -> Any:
+            return Owned(engine(*args, **keywords))
+
     if chosen.takes == "model":
         return constructor(model, **values)
     wrap = FusedBackward if values.pop("fused_backward", False) else lambda optimizer: optimizer

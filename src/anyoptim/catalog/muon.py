@@ -89,7 +89,8 @@ MUON = pair(
         traits=_TRAITS,
         implementations=(
             native(
-"muon:Muon", *_OF_TORCH, _ORTHOGONALIZE, *PIECES, _CONVOLUTIONS, target_roles=MATRICES, across="owned"),
+                "muon:Muon", *_OF_TORCH, _ORTHOGONALIZE, *PIECES, _CONVOLUTIONS, target_roles=MATRICES, across="owned"
+            ),
             Implementation(
                 name="upstream",
                 target="torch.optim:Muon",
