@@ -82,3 +82,9 @@ def texts() -> Any:
     examples = data()
     rows = [bytes(examples[index]["input_ids"].tolist()).decode("latin-1") for index in range(256)]
     return Dataset.from_dict({"text": rows})
+
+
+@pytest.fixture
+def matrix_by_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices are multiplied as large ones are: one at a time, as by torch.optim.Muon."""
+    monkeypatch.setattr("anyoptim.engines.orthogonal.SMALL", 0)

@@ -31,7 +31,6 @@ from torch import Tensor
 import anyoptim
 import anyoptim.engines.apollo
 import anyoptim.engines.arithmetic
-import anyoptim.engines.orthogonal
 
 STEPS = range(1, 201)
 LENGTHS = pytest.mark.parametrize("steps", [range(1, 61), pytest.param(STEPS, marks=pytest.mark.slow)], ids=len)
@@ -47,12 +46,6 @@ def upstream_on_this_machine() -> Any:
         patch.setattr(Tensor, "cuda", lambda self: self)
         patch.setattr(apollo_torch.random_projector, "next_seed", lambda seed: seed + 1_000_003)
         yield
-
-
-@pytest.fixture
-def matrix_by_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torch.optim.Muon multiplies small ones, too."""
-    monkeypatch.setattr(anyoptim.engines.orthogonal, "SMALL", 0)
 
 
 @LENGTHS
