@@ -85,6 +85,7 @@ def texts() -> Any:
 
 
 @pytest.fixture
-def matrix_by_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small matrices are multiplied as large ones are: one at a time, as by torch.optim.Muon."""
+def multiplied_as_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices are multiplied as large ones are, one at a time, and stacks in bf16 on every CPU."""
     monkeypatch.setattr("anyoptim.engines.orthogonal.SMALL", 0)
+    monkeypatch.setattr("anyoptim.engines.orthogonal._MULTIPLIES_BF16", True)

@@ -49,7 +49,7 @@ def upstream_on_this_machine() -> Any:
 
 
 @LENGTHS
-@pytest.mark.usefixtures("matrix_by_matrix")
+@pytest.mark.usefixtures("multiplied_as_by_torch")
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name in RIVALS])
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -14,7 +14,7 @@ from anyoptim.engines.normuon import NorMuon
 
 SHAPES = {"wide": (6, 10), "square": (5, 5), "wider": (4, 30)}
 STEPS = range(1, 21)
-pytestmark = pytest.mark.usefixtures("matrix_by_matrix")
+pytestmark = pytest.mark.usefixtures("multiplied_as_by_torch")
 
 
 def farthest(engine: Any, theirs: Any, ours: dict[str, Any], other: dict[str, Any]) -> float:
