@@ -44,7 +44,7 @@ STEPS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "normuon": lambda params: NorMuon(params, lr=1e-3),
     "adamuon": lambda params: AdaMuon(params, lr=1e-3),
 }
-SHAPES = ((512, 512), (512, 2048), (768, 3072))
+SHAPES = ((256, 256), (256, 1024))
 
 
 def main(

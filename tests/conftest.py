@@ -90,3 +90,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture
+def multiplied_as_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices are multiplied as large ones are, one at a time, and stacks in bf16 on every CPU."""
+    monkeypatch.setattr("anyoptim.engines.orthogonal.SMALL", 0)
+    monkeypatch.setattr("anyoptim.engines.orthogonal._MULTIPLIES_BF16", True)

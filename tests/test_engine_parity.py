@@ -31,7 +31,6 @@ from torch import Tensor
 import anyoptim
 import anyoptim.engines.apollo
 import anyoptim.engines.arithmetic
-import anyoptim.engines.orthogonal
 
 STEPS = range(1, 201)
 LENGTHS = pytest.mark.parametrize("steps", [range(1, 61), pytest.param(STEPS, marks=pytest.mark.slow)], ids=len)
@@ -49,14 +48,8 @@ def upstream_on_this_machine() -> Any:
         yield
 
 
-@pytest.fixture
-def matrix_by_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torch.optim.Muon multiplies small ones, too."""
-    monkeypatch.setattr(anyoptim.engines.orthogonal, "SMALL", 0)
-
-
 @LENGTHS
-@pytest.mark.usefixtures("matrix_by_matrix")
+@pytest.mark.usefixtures("multiplied_as_by_torch")
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name in RIVALS])
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -79,6 +79,7 @@ def test_a_moe_model_trains_and_its_state_is_what_was_predicted(name: str, tmp_p
     assert measured_state_bytes(inner(trainer.optimizer)) == predicted
 
 
+@pytest.mark.usefixtures("multiplied_as_by_torch")
 def test_muon_on_stacks_of_experts() -> None:
     """Each expert is a matrix of its own: against torch's Muon on every one of them."""
     model = mixture_of_experts()

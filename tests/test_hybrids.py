@@ -63,6 +63,7 @@ class Both:
             each.zero_grad()
 
 
+@pytest.mark.usefixtures("multiplied_as_by_torch")
 @pytest.mark.parametrize("schedule", [False, True])
 @pytest.mark.parametrize("implementation", ["native", "upstream"])
 @pytest.mark.parametrize("adjust_lr_fn", [None, "match_rms_adamw"])
@@ -84,7 +85,7 @@ def test_muon_is_torchs_muon_and_adamw_by_hand(implementation: str, adjust_lr_fn
 
 
 @pytest.mark.trainer
-@pytest.mark.usefixtures("enabled")
+@pytest.mark.usefixtures("enabled", "multiplied_as_by_torch")
 def test_muon_in_a_trainer_is_torchs_muon_and_adamw_by_hand(tmp_path: Path) -> None:
     """Through the Trainer on both sides, with schedule, warmup, accumulation and clipping."""
     fields = {"lr_scheduler_type": "cosine", "warmup_steps": 2, "gradient_accumulation_steps": 2, "max_steps": 10}

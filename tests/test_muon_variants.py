@@ -9,18 +9,12 @@ from engines import Net, run
 from toys import llama, weights
 
 import anyoptim
-from anyoptim.engines import orthogonal
 from anyoptim.engines.adamuon import AdaMuon
 from anyoptim.engines.normuon import NorMuon
 
 SHAPES = {"wide": (6, 10), "square": (5, 5), "wider": (4, 30)}
 STEPS = range(1, 21)
-
-
-@pytest.fixture(autouse=True)
-def matrix_by_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As theirs are multiplied."""
-    monkeypatch.setattr(orthogonal, "SMALL", 0)
+pytestmark = pytest.mark.usefixtures("multiplied_as_by_torch")
 
 
 def farthest(engine: Any, theirs: Any, ours: dict[str, Any], other: dict[str, Any]) -> float:

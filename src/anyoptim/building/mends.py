@@ -159,19 +159,6 @@ def plain_state(optimizer: Optimizer, place_of: PlaceOf) -> None:
     keep_plain(optimizer)
 
 
-def counts_in_one_dimension(optimizer: Optimizer, place_of: PlaceOf) -> None:
-    """Write numbers as tensors of one dimension, which heavyball makes of them after a step or two.
-
-    torch's distributed checkpoints load into the state that the first step makes, of that one's shape.
-    """
-
-    def save(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        state = tree_map_only(Tensor, lambda each: each if each.dim() else each.reshape(1), state_dict["state"])
-        return {**state_dict, "state": state}
-
-    optimizer.register_state_dict_post_hook(save)
-
-
 def weights_stay_while_state_is_made(optimizer: Optimizer, place_of: PlaceOf) -> None:
     """Keep weights as they are in the step that torch's distributed checkpoints take before they load.
 

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -36,7 +37,8 @@ def keep_plain(optimizer: Optimizer) -> None:
                 owner = stood_for(key) if isinstance(key, Tensor) else key
                 if owner in waiting:
                     waiting.discard(owner)
-                    this.state[key] = _made_again(held, package)
+                    device = key.device if isinstance(key, Tensor) else torch.get_default_device()
+                    this.state[key] = _made_again(held, package, device)
 
     optimizer.register_state_dict_post_hook(save)
     optimizer.register_load_state_dict_post_hook(loaded)
@@ -56,6 +58,8 @@ def _package(optimizer: Optimizer) -> str:
 
 
 _QUEUE, _OBJECT, _SET, _NUMBER, _TEXT = "queue of ", "object of ", "set of values", "number ", "text "
+_ELEMENT = "tensor of one element"
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.bool)
 
 
 def _plain(value: Any, package: str) -> Any:
@@ -68,6 +72,9 @@ def _plain(value: Any, package: str) -> Any:
         return {f"{_QUEUE}{value.maxlen}": [_plain(each, package) for each in value]}
     if isinstance(value, set):
         return {_SET: sorted(value)}
+    if type(value) is Tensor and value.numel() == 1 and value.dtype in _DTYPES:
+        # with its dtype and dimensions, which may change as it trains: torch would load it into those of the first step
+        return {_ELEMENT: [value.item(), _DTYPES.index(value.dtype), value.dim()]}
     if isinstance(value, enum.Enum):
         value = value.value
     if isinstance(value, str):
@@ -81,16 +88,19 @@ def _plain(value: Any, package: str) -> Any:
     return value.item() if type(value).__module__ == "numpy" else value
 
 
-def _made_again(value: Any, package: str) -> Any:
+def _made_again(value: Any, package: str, device: torch.device) -> Any:
     if isinstance(value, dict):
         # a key holds the kind: torch casts the values of state that it loads, text included
         kind = next((key for key in value if isinstance(key, str)), "") if len(value) == 1 else ""
         if kind.startswith(_QUEUE):
             length = kind.removeprefix(_QUEUE)
-            held = [_made_again(each, package) for each in value[kind]]
+            held = [_made_again(each, package, device) for each in value[kind]]
             return deque(held, maxlen=None if length == "None" else int(length))
         if kind.startswith(_TEXT):
             return kind.removeprefix(_TEXT)
+        if kind == _ELEMENT:
+            number, dtype, dims = value[kind]
+            return torch.full([1] * int(dims), number, dtype=_DTYPES[int(dtype)], device=device)
         if kind == _SET:
             return set(value[kind])
         if kind.startswith(_OBJECT):
@@ -98,14 +108,14 @@ def _made_again(value: Any, package: str) -> Any:
             cls = getattr(sys.modules.get(module_name), name, None)
             if module_name.partition(".")[0] == package and isinstance(cls, type):
                 made: Any = object.__new__(cls)
-                vars(made).update(_made_again(value[kind], package))
+                vars(made).update(_made_again(value[kind], package, device))
                 return made
         return {
-            _number(key) if str(key).startswith(_NUMBER) else key: _made_again(each, package)
+            _number(key) if str(key).startswith(_NUMBER) else key: _made_again(each, package, device)
             for key, each in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return type(value)(_made_again(each, package) for each in value)
+        return type(value)(_made_again(each, package, device) for each in value)
     return value
 
 

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from anyoptim.arguments.settings import Settings
+from anyoptim.building.state_dicts import CARRIED
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.errors import CheckpointError
 from anyoptim.names.composing import MEMBER
@@ -246,9 +247,9 @@ def _complete(optimizer: Optimizer) -> None:
 
 def _missing_keys(saved: Sequence[Mapping[str, object]], live: Sequence[Mapping[str, object]]) -> list[str]:
     """Return keys that saved groups lack, if they have others instead: versions of one optimizer only add keys."""
-    added_by_schedulers = {"initial_lr"}
+    added = {"initial_lr", *CARRIED}  # by schedulers, and for torch's distributed checkpoints
     for group, mine in zip(saved, live, strict=False):
-        lacking, instead = set(mine) - set(group) - added_by_schedulers, set(group) - set(mine) - added_by_schedulers
+        lacking, instead = set(mine) - set(group) - added, set(group) - set(mine) - added
         if lacking and instead:
             return sorted(lacking)
     return []

@@ -22,6 +22,8 @@ from anyoptim.engines.loading import of_every_parameter, of_those_with_state
 _DTYPE = "torch."
 _SHARED = "state of no parameter"
 _BESIDE = "beside state and groups"
+CARRIED = frozenset({_SHARED, _BESIDE})
+"""Keys of groups that hold what is no group's."""
 _TORCHS = ("state", "param_groups")
 
 
@@ -94,6 +96,9 @@ def _plain(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is a number, or a mapping of numbers."""
+    if isinstance(value, dict):
+        return bool(value) and all(map(_is_number, value.values()))
     return isinstance(value, (int, float))
 
 

@@ -15,10 +15,7 @@ SPECS = indexed(
     licence="BSD-2-Clause",
     extra="heavyball",
     traits=_TRAITS,
-    mends=(
-        *("no_pickle_in_state", "plain_state", "no_compiling_on_a_cpu", "weights_stay_while_state_is_made"),
-        "counts_in_one_dimension",
-    ),
+    mends=("no_pickle_in_state", "plain_state", "no_compiling_on_a_cpu", "weights_stay_while_state_is_made"),
     coupled={
         "its preconditioners are renewed by a count of all steps": (
             "heavyklshampoo heavyklsoap heavysoap heavysoapademamix heavysoapnadam heavysolp klshampoo klsoap soap"
@@ -29,7 +26,6 @@ SPECS = indexed(
     },
     limits={
         "DTensor": {SHARDED_PART: "scion"},
-        "sharded checkpoints": {"its bounds change their dtype as it steps": "lather psgdkron psgdpro"},
         "schedule": {"it moves the weights along its momentum and back": "msamlaprop"},
         "per-group rate": {"it gives matrices singular values of one at its first step": "scion"},
         "bf16": {"its preconditioner stays in float32": "psgdpro qsgd"},

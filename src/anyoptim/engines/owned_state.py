@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_map_only, tree_map_
 from anyoptim.engines.distributed import local
 from anyoptim.engines.exchange import Collection, Parcel, Return
 from anyoptim.engines.layout import as_shard, layout_of, replicated, transfer_device
+from anyoptim.engines.loading import between_hooks, packed
 from anyoptim.engines.ownership import batches
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def load(facade: Owned, state_dict: dict[str, Any]) -> None:
     number_of = {key: number for number, key in enumerate(keys[: len(every)])}
     given = {number_of.get(key, key): held for key, held in state_dict["state"].items()}
     kept = dict(given)
-    before = facade.optimizer.state_dict()["state"]
+    # not by its own state_dict(), which takes no parameters of others with whom it shares a state
+    before = between_hooks(facade.optimizer, lambda: packed(facade.optimizer))["state"]
     for communicator, members in facade.by_communicator(enumerate(every)):
         parameters = {number: parameter for number, parameter in members if number in given}
         me = dist.get_rank(communicator)
