@@ -58,7 +58,7 @@ def _package(optimizer: Optimizer) -> str:
 
 
 _QUEUE, _OBJECT, _SET, _NUMBER, _TEXT = "queue of ", "object of ", "set of values", "number ", "text "
-_ELEMENT = "tensor of one element"
+_ELEMENT, _FULL_QUEUE = "tensor of one element", "full queue of "
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.bool)
 
 
@@ -69,7 +69,11 @@ def _plain(value: Any, package: str) -> Any:
             for key, each in value.items()
         }
     if isinstance(value, deque):
-        return {f"{_QUEUE}{value.maxlen}": [_plain(each, package) for each in value]}
+        held = [_plain(each, package) for each in value]
+        if not held or value.maxlen is None:
+            return {f"{_QUEUE}{value.maxlen}": held}
+        # as long as it ever gets: torch's distributed checkpoints load what the first step has made, and no more
+        return {f"{_FULL_QUEUE}{value.maxlen}": [len(held), *held, *held[:1] * (value.maxlen - len(held))]}
     if isinstance(value, set):
         return {_SET: sorted(value)}
     if type(value) is Tensor and value.numel() == 1 and value.dtype in _DTYPES:
@@ -92,6 +96,10 @@ def _made_again(value: Any, package: str, device: torch.device) -> Any:
     if isinstance(value, dict):
         # a key holds the kind: torch casts the values of state that it loads, text included
         kind = next((key for key in value if isinstance(key, str)), "") if len(value) == 1 else ""
+        if kind.startswith(_FULL_QUEUE):
+            count, *held = value[kind]
+            first = [_made_again(each, package, device) for each in held[: int(count)]]
+            return deque(first, maxlen=int(kind.removeprefix(_FULL_QUEUE)))
         if kind.startswith(_QUEUE):
             length = kind.removeprefix(_QUEUE)
             held = [_made_again(each, package, device) for each in value[kind]]

@@ -35,7 +35,8 @@ def carry(optimizer: Optimizer, written: Callable[[Any], Any] | None) -> None:
         written: what makes plain values of a parameter's state before it is carried, if something does.
     """
     optimizer.register_state_dict_post_hook(_to_be_carried)
-    optimizer.register_load_state_dict_pre_hook(partial(_carried, written))
+    # the last to save and the first to load: heavyball's own hook takes its numbers out of a state dict
+    optimizer.register_load_state_dict_pre_hook(partial(_carried, written), prepend=True)
 
 
 def _to_be_carried(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
