@@ -20,6 +20,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.layout import layout_of, put, take
@@ -324,6 +326,38 @@ def another_setting_needs_the_whole() -> None:
     assert isinstance(optimizer("pytorch_optimizer/adan", model, optim_args="use_gc=true"), Owned)
 
 
+class Sent(TorchDispatchMode):
+    """The bytes that this rank sends to others."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.c10d.alltoall_base_.default:
+            _, outgoing, _, _, splits, *_ = args
+            own = dist.get_rank()
+            counts = splits or [outgoing.numel() // dist.get_world_size()] * dist.get_world_size()
+            self.bytes += outgoing.element_size() * sum(count for rank, count in enumerate(counts) if rank != own)
+        elif "c10d" in str(func):
+            self.bytes += sum(each.nbytes for each in tree_leaves(args) if isinstance(each, Tensor))
+        return func(*args, **(kwargs or {}))
+
+
+def muon_sends_each_matrix_twice() -> None:
+    """A gradient goes to its owner, and a direction in 16 bits comes back, whatever the number of ranks."""
+    model = MESHES["fsdp"](net(64, 128, dtype=torch.float32))
+    built = optimizer("muon+sgd", model)
+    for step in range(2):
+        one_step(model, built, step)
+    x = batch(2, 64).float()
+    model(x).square().mean().backward()
+    with Sent() as sent:
+        built.step()
+    total: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(total, sent.bytes)
+    matrices = sum(each.numel() * each.element_size() for each in model.parameters() if each.dim() == 2)
+    assert 0 < sum(total) <= 2 * matrices * 1.05
+
+
 TWO: Cases = {
     **{f"uneven: {name}": partial(uneven, name) for name in (*OWNED, *LOCAL)},
     **{f"one owner: {name}": partial(each_has_one_owner, name) for name in OWNED},
@@ -341,11 +375,13 @@ TWO: Cases = {
     **{f"copies: {name}": partial(copies_train_alike, name) for name in ("lamb", "rprop")},
     "added group": added_group,
     **{f"parts: {name}": partial(parts_are_stepped_by_themselves, name) for name in LOCAL},
+    "bytes of Muon": muon_sends_each_matrix_twice,
     "another setting": another_setting_needs_the_whole,
     **{f"{name} on tp": partial(as_one, name, "tp") for name in ("lamb", "came", *LOCAL)},
 }
 FOUR: Cases = {
     "layouts": lies_as_torch_says,
+    "bytes of Muon": muon_sends_each_matrix_twice,
     **{f"uneven: {name}": partial(uneven, name) for name in (*OWNED, *LOCAL)},
     **{f"replicas: {name}": partial(replicas, name) for name in ("adamw_torch", "lamb", "normuon")},
     **{

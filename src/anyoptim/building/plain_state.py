@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.on_shards import stood_for
@@ -73,7 +74,9 @@ def _plain(value: Any, package: str) -> Any:
         if not held or value.maxlen is None:
             return {f"{_QUEUE}{value.maxlen}": held}
         # as long as it ever gets: torch's distributed checkpoints load what the first step has made, and no more
-        return {f"{_FULL_QUEUE}{value.maxlen}": [len(held), *held, *held[:1] * (value.maxlen - len(held))]}
+        # into tensors of their own
+        rest = [tree_map_only(Tensor, torch.clone, held[0]) for _ in range(value.maxlen - len(held))]
+        return {f"{_FULL_QUEUE}{value.maxlen}": [len(held), *held, *rest]}
     if isinstance(value, set):
         return {_SET: sorted(value)}
     if type(value) is Tensor and value.numel() == 1 and value.dtype in _DTYPES:
