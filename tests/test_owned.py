@@ -23,11 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import anyoptim
 from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.exchange import Collection
 from anyoptim.engines.layout import layout_of, put, take
 from anyoptim.engines.local_shards import LocalShards
 from anyoptim.engines.owned import Owned
 from anyoptim.engines.ownership import batches, owners
+from anyoptim.memory.state import measured_state_bytes
 
 OWNED = ["lamb", "came", "shampoo", "novograd", "normuon", "galore_adamw", "muon"]
 LOCAL = ["rprop", "pytorch_optimizer/adan"]
@@ -358,6 +361,35 @@ def muon_sends_each_matrix_twice() -> None:
     assert 0 < sum(total) <= 2 * matrices * 1.05
 
 
+def memory_is_predicted(name: str) -> None:
+    """The state of the fullest rank, and what an owner holds whole at once, to the byte."""
+    whole = 0
+    wait = Collection.wait
+
+    def watched(this: Any, device: torch.device) -> dict[int, Tensor]:
+        nonlocal whole
+        found = wait(this, device)
+        whole = max(whole, sum(each.nbytes for each in found.values()))
+        return found
+
+    model = MESHES["fsdp"](net(dtype=torch.float32))
+    built = optimizer(name, model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Collection, "wait", watched)
+        one_step(model, built, 0)
+    size = dist.get_world_size()
+    told: list[Any] = [None] * size
+    dist.all_gather_object(told, (measured_state_bytes(built), whole))
+    dist.barrier()
+    dist.destroy_process_group()  # plans over ranks are made in a group of their own
+    targets = {"optim_target_modules": ["up", "down"]} if anyoptim.optimizer_info(name).traits.names_targets else {}
+    args = {"fsdp": "full_shard", "learning_rate": 0.01, "weight_decay": 0.0, **targets}
+    rank = {"optim_args": "rank=2"} if "galore" in name else {}
+    predicted = anyoptim.plan(name, net(dtype=torch.float32), {**args, **rank}).footprint(size)
+    assert predicted.state == max(state for state, _ in told)
+    assert predicted.exchange == max(held for _, held in told)
+
+
 TWO: Cases = {
     **{f"uneven: {name}": partial(uneven, name) for name in (*OWNED, *LOCAL)},
     **{f"one owner: {name}": partial(each_has_one_owner, name) for name in OWNED},
@@ -380,6 +412,7 @@ TWO: Cases = {
     **{f"{name} on tp": partial(as_one, name, "tp") for name in ("lamb", "came", *LOCAL)},
 }
 FOUR: Cases = {
+    **{f"memory: {name}": partial(memory_is_predicted, name) for name in (*OWNED, "normuon+lion")},
     "layouts": lies_as_torch_says,
     "bytes of Muon": muon_sends_each_matrix_twice,
     **{f"uneven: {name}": partial(uneven, name) for name in (*OWNED, *LOCAL)},

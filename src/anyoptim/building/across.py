@@ -43,20 +43,26 @@ def across(implementation: Implementation, given: Mapping[str, object], *, shard
     return "owned" if changed else "local"
 
 
-def stepping_across(
-    optimizer: Optimizer, blueprint: Blueprint, implementation: Implementation, given: Mapping[str, object]
-) -> Optimizer:
+def way_across(blueprint: Blueprint, implementation: Implementation, given: Mapping[str, object]) -> Across:
+    """Return how an optimizer of a blueprint steps on parameters that processes share.
+
+    Args:
+        blueprint: what was decided.
+        implementation: of the only optimizer, or of one of a hybrid's.
+        given: the keywords of its constructor.
+    """
+    owned = blueprint.settings.get("owned") is True
+    return across(implementation, given, sharded=is_sharded(blueprint.fields, blueprint.routing), owned=owned)
+
+
+def stepping_across(optimizer: Optimizer, way: Across, *, replicas: bool) -> Optimizer:
     """Return an optimizer with the facade that it needs to step on parameters that processes share.
 
     Args:
         optimizer: the only one of a blueprint, or one of a hybrid's.
-        blueprint: what was decided.
-        implementation: of the optimizer.
-        given: the keywords of its constructor.
+        way: how it steps there.
+        replicas: parameters that are not sharded have owners, too.
     """
-    owned = blueprint.settings.get("owned") is True
-    sharded = is_sharded(blueprint.fields, blueprint.routing)
-    way = across(implementation, given, sharded=sharded, owned=owned)
     if way == "owned":
-        return Owned(optimizer, replicas=owned)
+        return Owned(optimizer, replicas=replicas)
     return LocalShards(optimizer) if way == "local" else optimizer

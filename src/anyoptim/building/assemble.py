@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from anyoptim.building import mends
-from anyoptim.building.across import stepping_across
+from anyoptim.building.across import stepping_across, way_across
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.calling import made_by
 from anyoptim.building.plain_state import as_plain
@@ -148,7 +148,11 @@ def _bare(
 
     def finished(made: Optimizer, each: Implementation, given: Mapping[str, object]) -> Optimizer:
         mended = _mended(made, each, blueprint, stands_for or {})
-        return mended if stands_for is not None else stepping_across(mended, blueprint, each, given)
+        way = way_across(blueprint, each, given)
+        # a trial steps whole parameters where there is nobody to exchange them with
+        if way == "owned" and stands_for is not None:
+            return mended
+        return stepping_across(mended, way, replicas=blueprint.settings.get("owned") is True)
 
     if spec.fallback is None:
         return finished(made_by(build, what, params, **keywords), implementation, keywords)

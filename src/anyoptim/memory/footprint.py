@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from torch.distributed.tensor import Shard as ShardOf
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.errors import OptimError, UnsupportedError, did_you_mean
 from anyoptim.memory.first_step import Shard
+from anyoptim.memory.owned_state import Ownership, ownership, state_with_owners
 from anyoptim.memory.state import StateMemory, local_bytes, state_memory
 from anyoptim.routing.layers import layer_numbers
 
@@ -60,6 +61,8 @@ class Footprint:
         state: of the optimizer after its first step; ``None`` if unknown.
         master_weights: the copy in fp32 that DeepSpeed keeps.
         step: copies of the trainable weights that a wrapper holds during a step.
+        exchange: gradients, and weights where they travel, that an owner holds whole at once; two such batches are
+            under way, each with what is sent and received of it.
         gradients_of: ``"all parameters"`` or ``"the largest layer"``.
         state_from: how the state was found.
     """
@@ -69,6 +72,7 @@ class Footprint:
     state: int | None
     master_weights: int
     step: int
+    exchange: int
     gradients_of: str
     state_from: str
 
@@ -77,7 +81,7 @@ class Footprint:
         """All of them together; ``None`` if the state is unknown."""
         if self.state is None:
             return None
-        return self.weights + self.gradients + self.state + self.master_weights + self.step
+        return self.weights + self.gradients + self.state + self.master_weights + self.step + self.exchange
 
     def to_dict(self) -> dict[str, object]:
         """Return it as plain values that JSON can hold."""
@@ -129,17 +133,21 @@ def footprint(
     gradients, gradients_of = _gradients(plan, ranks if spread.gradients else 1, spread)
     copies = sum(each.default.step_copies for each in plan.spec.wrappers)
     step = copies * sum(_piece(each.parameter, ranks if spread.weights else 1) for each in plan.routing.routes)
+    owned = ownership(plan, ranks) if ranks > 1 and not spread.flat else Ownership({}, {}, 0)
     master = 0
     if spread.flat:
         flat = _flat(plan, ranks)
         state = state_memory(flat)
         master = sum(each.nbytes for group in flat.groups for each in group["params"])
+    elif owned.of:
+        with _sharder(ranks) if spread.weights else nullcontext(None) as shard:
+            state = state_with_owners(plan, owned, ranks, shard)
     elif spread.weights:
         with _sharder(ranks) as shard:
             state = state_memory(plan, shard)
     else:
         state = state_memory(plan) if state_alone is None else state_alone()
-    return Footprint(weights, gradients, state.total, master, step, gradients_of, state.method)
+    return Footprint(weights, gradients, state.total, master, step, owned.whole, gradients_of, state.method)
 
 
 def _gradients(plan: Blueprint, ranks: int, spread: Sharding) -> tuple[int, str]:

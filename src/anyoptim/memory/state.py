@@ -55,6 +55,11 @@ def measured_state_bytes(optimizer: Optimizer) -> int:
     return _bytes_of(held, _parameters_of(optimizer))
 
 
+def bytes_held(value: object) -> int:
+    """Count the bytes of every tensor in a value, such as the state of one parameter."""
+    return _bytes_of(value, set())
+
+
 def local_bytes(tensor: Tensor) -> int:
     """Return the bytes of a tensor in this process: of its own piece, where it is sharded."""
     held: Any = tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -78,9 +83,19 @@ def bytes_from_few(plan: Blueprint, optimizer: Optimizer) -> int | None:
     ``None`` if they do not stand for all: state lies outside of parameters, two of a kind differ, or one holds
     everything (L-BFGS).
     """
+    found = bytes_of_each(plan, optimizer)
+    return None if found is None else sum(found.values())
+
+
+def bytes_of_each(plan: Blueprint, optimizer: Optimizer) -> dict[Tensor | None, int] | None:
+    """Count the state of each parameter from that of a few of each kind, which have stepped; ``None`` as there.
+
+    What lies outside of parameters is under ``None``.
+    """
     seen = _parameters_of(optimizer)
     outside = _outside_parameters(optimizer)
     total = _bytes_of(outside, seen)
+    each_has: dict[Tensor | None, int] = {None: total}
     if total > _COUNTERS * len(seen) or len(optimizer.param_groups) != len(plan.groups):
         return None
     holders = 0
@@ -91,9 +106,9 @@ def bytes_from_few(plan: Blueprint, optimizer: Optimizer) -> int | None:
             if max(sizes) - min(sizes) > _COUNTERS:
                 return None
             holders += sum(map(bool, sizes))
-            total += sum(sizes) + (len(same) - len(sizes)) * sizes[-1]
+            each_has.update((each, sizes[min(at, len(sizes) - 1)]) for at, each in enumerate(same))
     # one that flattens all parameters keeps everything under the first
-    return None if holders == 1 and len(seen) > 1 else total
+    return None if holders == 1 and len(seen) > 1 else each_has
 
 
 # ---------------------------------------------------------------- counting

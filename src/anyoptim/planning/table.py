@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.memory.footprint import Footprint
+from anyoptim.memory.owned_state import Ownership, ownership
 from anyoptim.memory.state import StateMemory
 from anyoptim.names.composing import MEMBER
 from anyoptim.routing.places import shape_of
@@ -69,6 +70,8 @@ def plan_table(
             groups.add_row(*(Text(row[title]) for title in ("names", "tensors", "elements", "role", *shown)))
         parts.append(groups)
         parts.append(_memory_table(plan, memory, ranks, sharding))
+        if memory[spec.name].exchange:
+            parts.append(_owners_table(ownership(plan, ranks), ranks))
     for sentence in advice:
         parts.append(Text(f"advice: {sentence}.", style="yellow"))
     return Group(*parts)
@@ -92,6 +95,8 @@ def _memory_table(plan: Blueprint, memory: Mapping[str, Footprint], ranks: int, 
         shown.insert(1, "master_weights")
     if own.step:
         shown.insert(-1, "step")
+    if own.exchange:
+        shown.insert(-1, "exchange")
     for row in shown:
         table.add_row(_MEMORY[row], *(format_bytes(getattr(each, row)) for each in memory.values()))
     trained = sum(route.place.numel for route in plan.routing.routes)
@@ -105,12 +110,30 @@ def _memory_table(plan: Blueprint, memory: Mapping[str, Footprint], ranks: int, 
     return Group(table, Text("; ".join(notes), style="dim"))
 
 
+def _owners_table(owned: Ownership, ranks: int) -> RenderableType:
+    """Return what each rank owns; ranks that own alike share a row."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), title="owners", title_justify="left")
+    for column in ("rank", "parameters", "elements", "work"):
+        table.add_column(column, justify="right", no_wrap=True)
+    alike: dict[tuple[int, int, float], list[int]] = {}
+    for rank, share in enumerate(owned.shares(ranks)):
+        alike.setdefault(share, []).append(rank)
+    for (count, elements, work), held in alike.items():
+        follow = len(held) > 1 and held[-1] - held[0] == len(held) - 1
+        which = f"{held[0]} to {held[-1]}, each" if follow else ", ".join(map(str, held))
+        table.add_row(which, str(count), f"{elements:,}", f"{work:.1%}")
+    return table
+
+
 _MEMORY = {
     "weights": "weights",
     "master_weights": "weights in fp32",
     "gradients": "gradients",
     "state": "optimizer state",
     "step": "copies in a step",
+    "exchange": "whole at once",
     "total": "together",
 }
 
@@ -158,8 +181,15 @@ def plan_dict(
             "sharding": sharding if ranks > 1 else None,
             **{name: each.to_dict() for name, each in memory.items()},
         },
+        "owners": _owners(plan, ranks) if memory and memory[plan.spec.name].exchange else None,
         "advice": list(advice),
     }
+
+
+def _owners(plan: Blueprint, ranks: int) -> dict[str, int]:
+    """Return the rank that owns each parameter which has an owner, by name."""
+    of, routes = ownership(plan, ranks).of, plan.routing.routes if plan.routing else ()
+    return {each.name: of[each.parameter] for each in routes if each.parameter in of}
 
 
 _OPTIONAL = ("optimizer", "lr", "weight decay", "rank", "pieces", "target by", "set by")
