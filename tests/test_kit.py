@@ -285,7 +285,7 @@ def test_the_example_plug_in_keeps_its_promises(name: str) -> None:
 
 
 def test_an_implementation_is_needed_for_a_limit() -> None:
-    own = Implementation("upstream", Good, (), "mine", "MIT", limits={"resume": "no", "DTensor": "no"})
+    own = Implementation("upstream", Good, (), "mine", "MIT", limits={"resume": "no", "FSDP2": "no"})
     assert not own.resumable
     assert not own.shards
 

@@ -41,7 +41,11 @@ ZERO: dict[str, Any] = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
 }
-MORE = {"fused": "fused_backward=true", "rates": "embed_tokens@lr_ratio=0.5,layer_decay=0.8,no_decay=[q_proj]"}
+MORE = {
+    "fused": "fused_backward=true",
+    "rates": "embed_tokens@lr_ratio=0.5,layer_decay=0.8,no_decay=[q_proj]",
+    "owned": "owned=true",
+}
 MODES: dict[str, dict[str, Any]] = {
     "ddp": {},
     "fsdp": {"fsdp": True, "fsdp_config": {**FULL, "state_dict_type": "FULL_STATE_DICT"}},
@@ -59,6 +63,7 @@ WRAPPED = (
     "schedule_free(sgd)",
     "sam(adamw_torch)",
 )
+OWNED = ("adamw_torch,owned", "muon,owned", "normuon,owned")
 
 
 def cases() -> list[str]:
@@ -68,11 +73,11 @@ def cases() -> list[str]:
     # where a name in _layerwise is the same thing, it is enough
     have = {name.removesuffix("_layerwise") for name in toys.NAMES if anyoptim.optimizer_info(name).fused_backward}
     more = [f"{name},fused" for name in fused if name not in have and not anyoptim.optimizer_info(name).fused_backward]
-    return [*toys.NAMES, *more, "adamw_torch,rates", "muon,rates", *WRAPPED]
+    return [*toys.NAMES, *more, "adamw_torch,rates", "muon,rates", *OWNED, *WRAPPED]
 
 
 CASES = cases()
-FEW = {*chosen([*toys.NAMES, *WRAPPED], others=0), "adamw_torch,fused", "muon,rates"}
+FEW = {*chosen([*toys.NAMES, *WRAPPED], others=0), "adamw_torch,fused", "muon,rates", *OWNED[:2]}
 BATCHES = {
     "all": CASES,
     "few": [case for case in CASES if case in FEW],

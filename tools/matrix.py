@@ -37,7 +37,7 @@ from anyoptim.names.lookup import optimizer_info
 ROOT = Path(__file__).parent.parent
 JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"
 PROCESSES, BATCH = 2, 60
-ON_TWO = ("DTensor", "sharded checkpoints")
+ON_TWO = ("FSDP2", "sharded checkpoints")
 """The checks that take two processes."""
 SAMPLE, SEED = 20, 0
 """How many unchanged names a check looks at, and which."""

@@ -63,7 +63,7 @@ APOLLO = OptimizerSpec(
                 "resume": "its state holds projector objects",
                 "weights_only": "its state holds projector objects",
                 "fp16": "its eps is zero in float16",
-                "DTensor": "it keys state by the constructor's parameters",
+                "FSDP2": "it keys state by the constructor's parameters",
             },
             target_roles=MATRICES - {Role.EXPERT_STACK},
             hyperparameters=_HYPERPARAMETERS,

@@ -25,7 +25,7 @@ SPECS = indexed(
         "a step on one parameter alone gives other weights than a step on all": "muon muonadamw muonlaprop scion",
     },
     limits={
-        "DTensor": {SHARDED_PART: "scion"},
+        "FSDP2": {SHARDED_PART: "scion"},
         "schedule": {"it moves the weights along its momentum and back": "msamlaprop"},
         "per-group rate": {"it gives matrices singular values of one at its first step": "scion"},
         "bf16": {"its preconditioner stays in float32": "psgdpro qsgd"},

@@ -120,7 +120,7 @@ SPECS = indexed(
         ),
     },
     limits={
-        "DTensor": {
+        "FSDP2": {
             SHARDED_REFUSED: "alig bsam dadaptsgd emofact lorarite magma sara",
             SHARDED_PLAIN: "apollo kron",
             "its step size follows a last digit of sums over ranks": "asgd dadaptadam dadaptadan",

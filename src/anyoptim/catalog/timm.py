@@ -77,7 +77,7 @@ SPECS = (
             "it draws random numbers, one after another for all parameters": "kron kronc kronw",
         },
         limits={
-            "DTensor": {
+            "FSDP2": {
                 SHARDED_REFUSED: "clamb clambw",
                 SHARDED_PLAIN: "kron kronc kronw",
                 SHARDED_GRAPH: "adahessian",

@@ -99,7 +99,7 @@ SPECS = (
                 extra="torchao",
                 licence="BSD-3-Clause",
                 device="cuda",
-                limits={"DTensor": "torchao moves plain tensors"},
+                limits={"FSDP2": "torchao moves plain tensors"},
                 hyperparameters=(
                     flag("offload_gradients", "gradients, too; not with gradient accumulation"),
                     Hyperparameter("minimal_size", int, 4096, "elements below which state stays", NON_NEGATIVE),

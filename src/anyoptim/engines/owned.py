@@ -6,6 +6,7 @@ Source: the distributed Muon of arXiv 2502.16982, section 2.3, for any optimizer
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyoptim.engines import owned_state
+from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.distributed import several_processes
+from anyoptim.engines.facade import Facade
 from anyoptim.engines.layout import group_of, transfer_device
+from anyoptim.engines.loading import between_hooks, packed
 from anyoptim.engines.matrix_engine import MatrixEngine
 from anyoptim.engines.on_shards import Chosen, OnShards, StandIns
 from anyoptim.engines.owned_batch import Batch, DirectionBatch, WholeBatch
@@ -45,13 +49,14 @@ class Owned(OnShards):
         super().__init__(optimizer)
         self.replicas = replicas
         self.bound = bound
+        self._consolidated: dict[Any, Any] | None = None
         self._counts: bool | None = None
         """Whether steps change values of groups; not known before the first one."""
         # weak: FSDP2 frees the parameters that it replaces
         self._owner: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_owner": None}
+        return {**super().__getstate__(), "_owner": None, "_consolidated": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -148,12 +153,58 @@ class Owned(OnShards):
             returning.finish()
 
     def to_save(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Return the inner optimizer's state dict, with state spread over the processes as parameters are."""
-        return owned_state.spread(self, state_dict)
+        """Return the inner optimizer's state dict, with state spread over the processes as parameters are.
+
+        All processes have to call it, unless :meth:`consolidate_state_dict` has been called by all.
+        """
+        if self._consolidated is None:
+            return owned_state.spread(self, state_dict)
+        return {**state_dict, "state": self._consolidated}
+
+    def consolidate_state_dict(self) -> None:
+        """Gather state, so that the next state dicts need no other process: until :meth:`forget_state_dict`.
+
+        As ``torch.distributed.optim.ZeroRedundancyOptimizer`` has it, for loops that save on one process.
+        """
+        plain = between_hooks(self.optimizer, lambda: packed(self.optimizer))
+        # without the parameters of others, with whom it may share a state
+        own = {key: held for key, held in plain["state"].items() if not isinstance(key, Tensor)}
+        self._consolidated = owned_state.spread(self, {**plain, "state": own})["state"]
+
+    def forget_state_dict(self) -> None:
+        """Free what :meth:`consolidate_state_dict` has gathered."""
+        self._consolidated = None
 
     def load(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict: each process keeps the state of what it owns."""
         owned_state.load(self, state_dict)
+
+
+@contextmanager
+def replicas_consolidated(optimizer: Optimizer | None) -> Iterator[None]:
+    """Let one process alone make state dicts of an optimizer whose replicas have owners; all processes enter.
+
+    Args:
+        optimizer: any, with facades around it or without.
+    """
+    inside = [each for each in _owned_inside(optimizer) if each.replicas and several_processes()]
+    for each in inside:
+        each.consolidate_state_dict()
+    try:
+        yield
+    finally:
+        for each in inside:
+            each.forget_state_dict()
+
+
+def _owned_inside(optimizer: Optimizer | None) -> Iterator[Owned]:
+    if isinstance(optimizer, Owned):
+        yield optimizer
+    elif isinstance(optimizer, Facade):
+        yield from _owned_inside(optimizer.optimizer)
+    elif isinstance(optimizer, CompositeOptimizer):
+        for each in optimizer.optimizers.values():
+            yield from _owned_inside(each)
 
 
 def _with_gradients(communicator: Any, members: list[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.overrides import GROUP_OPTIONS
+from anyoptim.building.across import way_across
 from anyoptim.building.assemble import class_of
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import built
@@ -109,6 +110,7 @@ def _is_the_class_alone(planned: Blueprint) -> bool:
         and planned.spec.fallback is None
         and not planned.spec.traits.needs_closure
         and not planned.settings.get("fused_backward")
+        and not way_across(planned, planned.implementation, planned.keywords)
         and _trainer_makes_the_groups(planned)
     )
 

@@ -27,6 +27,7 @@ from anyoptim.building.training_weights import average_in_place, training_weight
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.distributed import several_processes
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.engines.owned import replicas_consolidated
 from anyoptim.errors import CheckpointError
 from anyoptim.integrations.deepspeed import refuse_deepspeeds_own_optimizer
 from anyoptim.integrations.manifest import Manifests
@@ -157,6 +158,10 @@ def _save_the_average(trainer: Any, run: ExitStack) -> None:
 
     @functools.wraps(save_checkpoint)
     def save_checkpoint_as_new(model: Any, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
+        with replicas_consolidated(built(trainer.optimizer)):
+            return save_on_this_process(model, trial, *args, **kwargs)
+
+    def save_on_this_process(model: Any, trial: Any, *args: Any, **kwargs: Any) -> Any:
         if not trainer.args.should_save:
             return save_checkpoint(model, trial, *args, **kwargs)
         folder = Path(trainer._get_output_dir(trial), f"checkpoint-{trainer.state.global_step}")

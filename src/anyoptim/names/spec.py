@@ -122,7 +122,7 @@ class Implementation:
     @property
     def shards(self) -> bool:
         """Whether its step works on the sharded parameters of FSDP2."""
-        return "DTensor" not in self.may_fail
+        return "FSDP2" not in self.may_fail
 
     @property
     def commercial(self) -> bool:

@@ -175,6 +175,11 @@ def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:
             f"{spec.name} is not known to train right on the flat pieces of parameters that DeepSpeed hands to an"
             " optimizer; train it with FSDP2 or DDP, or take adamw_torch."
         )
+    if settings.get("owned"):
+        raise UnsupportedError(
+            f"{spec.name} cannot have owners of parameters that DeepSpeed cuts into pieces; leave owned out of"
+            " optim_args, or train it with DDP."
+        )
     if settings.get("fused_backward"):
         raise UnsupportedError(
             f"{spec.name} updates inside the backward pass, but DeepSpeed keeps the gradients to itself; set"

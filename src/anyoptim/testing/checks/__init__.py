@@ -14,7 +14,7 @@ from anyoptim.testing.checks.groups import (
     typed_arguments,
 )
 from anyoptim.testing.checks.runs import accumulates_gradients, loads_weights_only, logged_losses, resumes, trains
-from anyoptim.testing.checks.sharding import resumes_sharded, shards
+from anyoptim.testing.checks.sharding import moves, resumes_sharded, shards, shards_replicas
 from anyoptim.testing.checks.state import copies, load_hooks, predicts_memory, refuses_other_state, state_on_device
 from anyoptim.testing.checks.steps import (
     bf16_parameters,
@@ -25,7 +25,7 @@ from anyoptim.testing.checks.steps import (
     skips_missing_gradients,
 )
 from anyoptim.testing.checks.verdicts import Failure, NotApplicable
-from anyoptim.testing.sharded import RESUMES, TRAINS
+from anyoptim.testing.sharded import MOVES, RESUMES, TRAINS, TRAINS_HYBRID
 from anyoptim.testing.subject import Subject
 
 __all__ = ["CHECKS", "Failure", "NotApplicable", "logged_losses"]
@@ -54,6 +54,8 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "accumulation": accumulates_gradients,
     TRAINS: shards,
     RESUMES: resumes_sharded,
+    TRAINS_HYBRID: shards_replicas,
+    MOVES: moves,
     "torch.compile": compiles,
     "memory": predicts_memory,
 }

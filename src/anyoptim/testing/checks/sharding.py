@@ -1,27 +1,31 @@
-"""Two processes."""
+"""Several processes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anyoptim.testing.checks.verdicts import NotApplicable, expect
-from anyoptim.testing.sharded import RESUMES, TRAINS, Findings, train_sharded
+from anyoptim.testing.sharded import MOVES, RESUMES, TRAINS, TRAINS_HYBRID, Findings, train_sharded
 from anyoptim.testing.subject import Subject
 
 
-def shards(subject: Subject) -> str:
-    """Sharded over two processes by FSDP2, it trains as in one process."""
-    kept, evidence = _findings(subject)[TRAINS]
-    expect(kept, evidence)
-    return evidence
+def _check(name: str, doc: str) -> Callable[[Subject], str]:
+    def check(subject: Subject) -> str:
+        found = _findings(subject)
+        if name not in found:
+            raise NotApplicable("it does not train there")
+        kept, evidence = found[name]
+        expect(kept, evidence)
+        return evidence
+
+    check.__doc__ = doc
+    return check
 
 
-def resumes_sharded(subject: Subject) -> str:
-    """Sharded, it goes on from full and sharded state dicts as if it had never stopped."""
-    found = _findings(subject)
-    if RESUMES not in found:
-        raise NotApplicable("it does not train there")
-    kept, evidence = found[RESUMES]
-    expect(kept, evidence)
-    return evidence
+shards = _check(TRAINS, "Sharded over two processes by FSDP2, it trains as in one process.")
+resumes_sharded = _check(RESUMES, "Sharded, it goes on from full and sharded state dicts as if it had never stopped.")
+shards_replicas = _check(TRAINS_HYBRID, "Sharded over two of four processes by HSDP, it trains as in one process.")
+moves = _check(MOVES, "It goes on with another number of processes as if it had never stopped.")
 
 
 def _findings(subject: Subject) -> Findings:
