@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue docs browser mutants peers benchmark gpu format clean
+.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue across docs browser mutants peers benchmark gpu format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
@@ -51,6 +51,10 @@ browser: .venv/installed
 # what the installed packages' constructors take, for the catalogue
 catalogue: .venv/installed
 	$(BIN)/python tools/catalogue.py
+
+# how the catalogue's names step where processes share parameters, by trying each; an hour
+across: .venv/installed
+	$(BIN)/python tools/across.py
 
 # the conformance kit on every installed name: write what it finds, or compare it with what is written
 matrix: .venv/installed

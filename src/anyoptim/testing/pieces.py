@@ -1,4 +1,4 @@
-"""Whether an optimizer is element-wise: pieces of a parameter, stepped each by itself, end as the whole does."""
+"""Whether pieces of a parameter, stepped each by itself, end as the whole does, and one parameter alone as among all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.composite import CompositeOptimizer
-from anyoptim.engines.on_shards import stand_in
+from anyoptim.engines.on_shards import StandIns, stand_in
 from anyoptim.engines.stepping import stepped_twin, take_back, values_of
 from anyoptim.testing.subject import Subject, tensors
 
@@ -31,6 +31,28 @@ def is_elementwise(subject: Subject) -> bool:
         subject: builds its optimizer in one process; of a hybrid the main one is looked at.
     """
     return all(_alike(subject, dim) for dim in (0, 1))
+
+
+def is_separable(subject: Subject) -> bool:
+    """Whether steps on one parameter after the other move the weights as steps on all do, counts advancing once."""
+    ends = []
+    for apart in (False, True):
+        model = subject.model()
+        optimizer = _main(subject.build(model, weight_decay=0.1))
+        every = [(index, each) for index, group in enumerate(optimizer.param_groups) for each in group["params"]]
+        for step in range(_STEPS):
+            for number, (_, each) in enumerate(every):
+                each.grad = _gradient(each.detach(), 0, 100 * step + number)
+            steps = StandIns(optimizer)
+            with torch.no_grad():
+                for part in [[each] for each in every] if apart else [every]:
+                    after = steps.step((index, each, optimizer.state.get(each, {})) for index, each in part)
+                    optimizer.state.update(after)
+            for index, values in steps.after.items():
+                optimizer.param_groups[index].update(values)
+            steps.finish()
+        ends.append([each.detach() for _, each in every])
+    return all(torch.allclose(one, other, rtol=_CLOSE, atol=_CLOSE) for one, other in zip(*ends, strict=True))
 
 
 def _alike(subject: Subject, dim: int) -> bool:

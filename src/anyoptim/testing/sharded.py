@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
 from anyoptim.names import registry, spelling
+from anyoptim.names.spec import Across
 from anyoptim.testing import meshes
 from anyoptim.testing.meshes import Different
 from anyoptim.testing.subject import Subject
@@ -48,10 +49,14 @@ Findings = Mapping[str, Finding]
 """By the name of the check; only the first, where that one failed."""
 
 
-def train_sharded(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Findings]]:
+def train_sharded(subjects: Sequence[Subject], way: Across | None = None) -> Iterator[tuple[Subject, Findings]]:
     """Train each subject in several processes and in one, save and load it, and yield what is found.
 
     A subject that makes the processes wait for each other forever is stopped, and new processes go on with the next.
+
+    Args:
+        subjects: what is tried.
+        way: how they step there, whatever their specs say.
     """
     waiting = list(subjects)
     context = multiprocessing.get_context("spawn")
@@ -60,7 +65,7 @@ def train_sharded(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Findin
             results: Any = context.Queue()
             given = [(each.name, dict(each.fields)) for each in waiting]
             processes = [
-                context.Process(target=_work, args=(rank, folder, given, results), daemon=True)
+                context.Process(target=_work, args=(rank, folder, given, way, results), daemon=True)
                 for rank in range(_RANKS)
             ]
             for process in processes:
@@ -77,14 +82,16 @@ def train_sharded(subjects: Sequence[Subject]) -> Iterator[tuple[Subject, Findin
                     process.kill() if waiting else process.join(timeout=5)
 
 
-def _work(rank: int, folder: str, given: Sequence[tuple[str, dict[str, Any]]], results: Any) -> None:
+def _work(
+    rank: int, folder: str, given: Sequence[tuple[str, dict[str, Any]]], way: Across | None, results: Any
+) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     for number, (name, fields) in enumerate(given):
-        subject = _regardless(Subject(name, fields))
+        subject = _regardless(Subject(name, fields), way)
         found: dict[str, Finding] = {}
         for check, parts in CHECKS.items():
             place = Path(folder, f"{number}-{check}")
@@ -137,11 +144,15 @@ def _met(part: Callable[[Subject, Path], str], subject: Subject, rank: int, rank
         dist.destroy_process_group()
 
 
-def _regardless(subject: Subject) -> Subject:
+def _regardless(subject: Subject, way: Across | None) -> Subject:
     """Return the subject under a name whose spec does not state that it cannot do what is tried here."""
     spec = subject.spec
     implementations = tuple(
-        replace(each, limits={check: reason for check, reason in each.limits.items() if check not in CHECKS})
+        replace(
+            each,
+            limits={check: reason for check, reason in each.limits.items() if check not in CHECKS},
+            across=each.across if way is None else way,
+        )
         for each in spec.implementations
     )
     trial = replace(spec, name=f"trial/{spelling.normalise(spec.name)}", implementations=implementations, aliases=())
