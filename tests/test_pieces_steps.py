@@ -17,7 +17,11 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import anyoptim
 from anyoptim.engines.muon import Muon
+from anyoptim.engines.owned import Owned
 from anyoptim.engines.pieces import cut, join, shapes
+
+# torch multiplies one matrix at a time, in bf16
+pytestmark = pytest.mark.usefixtures("multiplied_as_by_torch")
 
 SETTINGS = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9}
 
@@ -194,7 +198,7 @@ def _sharded() -> None:
             sharded = nn.Parameter(distribute_tensor(value.clone(), mesh, [Shard(dim)]))
             sharded.grad = distribute_tensor(gradient, mesh, [Shard(dim)])
             for each in (plain, sharded):
-                Muon([{"params": [each], **group}], **SETTINGS, adjust_lr_fn="match_rms_adamw").step()
+                Owned(Muon([{"params": [each], **group}], **SETTINGS, adjust_lr_fn="match_rms_adamw")).step()
             assert torch.equal(sharded.full_tensor().detach(), plain.detach()), (group, dim)
 
 

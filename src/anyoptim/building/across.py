@@ -43,16 +43,20 @@ def across(implementation: Implementation, given: Mapping[str, object], *, shard
     return "owned" if changed else "local"
 
 
-def way_across(blueprint: Blueprint, implementation: Implementation, given: Mapping[str, object]) -> Across:
+def way_across(
+    blueprint: Blueprint, implementation: Implementation, given: Mapping[str, object], *, sharded: bool = False
+) -> Across:
     """Return how an optimizer of a blueprint steps on parameters that processes share.
 
     Args:
         blueprint: what was decided.
         implementation: of the only optimizer, or of one of a hybrid's.
         given: the keywords of its constructor.
+        sharded: its parameters are, also where TrainingArguments do not say so.
     """
     owned = blueprint.settings.get("owned") is True
-    return across(implementation, given, sharded=is_sharded(blueprint.fields, blueprint.routing), owned=owned)
+    sharded = sharded or is_sharded(blueprint.fields, blueprint.routing)
+    return across(implementation, given, sharded=sharded, owned=owned)
 
 
 def stepping_across(optimizer: Optimizer, way: Across, *, replicas: bool) -> Optimizer:

@@ -148,7 +148,8 @@ def _bare(
 
     def finished(made: Optimizer, each: Implementation, given: Mapping[str, object]) -> Optimizer:
         mended = _mended(made, each, blueprint, stands_for or {})
-        way = way_across(blueprint, each, given)
+        held = (parameter for group in made.param_groups for parameter in group["params"])
+        way = way_across(blueprint, each, given, sharded=any(isinstance(one, DTensor) for one in held))
         # a trial steps whole parameters where there is nobody to exchange them with
         if way == "owned" and stands_for is not None:
             return mended

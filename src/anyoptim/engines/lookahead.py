@@ -27,6 +27,7 @@ class Lookahead(Wrapper):
     """
 
     name = "lookahead"
+    state_keys = frozenset({_SLOW})
 
     def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
         super().__init__(optimizer, k=k, alpha=alpha)

@@ -49,6 +49,8 @@ class Owned(OnShards):
         super().__init__(optimizer)
         self.replicas = replicas
         self.bound = bound
+        self.outside: frozenset[str] = frozenset()
+        """Keys of a parameter's state that are a wrapper's, which steps on shards."""
         self._consolidated: dict[Any, Any] | None = None
         self._counts: bool | None = None
         """Whether steps change values of groups; not known before the first one."""
@@ -187,7 +189,7 @@ def replicas_consolidated(optimizer: Optimizer | None) -> Iterator[None]:
     Args:
         optimizer: any, with facades around it or without.
     """
-    inside = [each for each in _owned_inside(optimizer) if each.replicas and several_processes()]
+    inside = [each for each in owned_inside(optimizer) if each.replicas and several_processes()]
     for each in inside:
         each.consolidate_state_dict()
     try:
@@ -197,14 +199,15 @@ def replicas_consolidated(optimizer: Optimizer | None) -> Iterator[None]:
             each.forget_state_dict()
 
 
-def _owned_inside(optimizer: Optimizer | None) -> Iterator[Owned]:
+def owned_inside(optimizer: Optimizer | None) -> Iterator[Owned]:
+    """Yield what has owners inside of an optimizer, or is it."""
     if isinstance(optimizer, Owned):
         yield optimizer
     elif isinstance(optimizer, Facade):
-        yield from _owned_inside(optimizer.optimizer)
+        yield from owned_inside(optimizer.optimizer)
     elif isinstance(optimizer, CompositeOptimizer):
         for each in optimizer.optimizers.values():
-            yield from _owned_inside(each)
+            yield from owned_inside(each)
 
 
 def _with_gradients(communicator: Any, members: list[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:

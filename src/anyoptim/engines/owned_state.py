@@ -5,14 +5,15 @@ Only the owner knows what state a parameter has, so all tell each other first; t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten_with_path, tree_map_only, tree_map_with_path
 
 from anyoptim.engines.distributed import local
@@ -21,11 +22,25 @@ from anyoptim.engines.layout import as_shard, layout_of, replicated, transfer_de
 from anyoptim.engines.loading import between_hooks, packed
 from anyoptim.engines.ownership import batches
 
-if TYPE_CHECKING:
-    from anyoptim.engines.owned import Owned
-
 Place = tuple[int, Any]
 """A tensor in a state dict: the number of the parameter, and the keys that lead to it in that one's state."""
+
+
+class HasOwners(Protocol):
+    """What is asked of :class:`anyoptim.engines.owned.Owned`."""
+
+    optimizer: Optimizer
+    bound: int
+    outside: frozenset[str]
+
+    def every(self) -> list[Tensor]:
+        """Return the parameters of all groups."""
+
+    def owner(self, parameter: Tensor) -> int:
+        """Return the rank that owns a parameter."""
+
+    def by_communicator(self, chosen: Iterable[tuple[int, Tensor]]) -> list[tuple[Any, list[tuple[int, Tensor]]]]:
+        """Return the parameters that several processes share, those of the same processes together."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +56,16 @@ class _Kind:
         return self.shape == tuple(parameter.shape) and parameter.dim() > 0
 
 
-def spread(facade: Owned, state_dict: dict[str, Any]) -> dict[str, Any]:
+def spread(facade: HasOwners, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return a state dict in which every process has its part of each parameter's state.
 
     Args:
         facade: the optimizer.
         state_dict: of the optimizer inside; parameters that are others' have nothing in it.
     """
-    state = {key: held for key, held in state_dict["state"].items() if held != {}}
+    laid = _outside(facade, state_dict["state"])
+    state = {key: _without(held, laid.get(key, {})) for key, held in state_dict["state"].items()}
+    state = {key: held for key, held in state.items() if held != {}}
     for communicator, members in facade.by_communicator(enumerate(facade.every())):
         parameters = dict(members)
         own = {number: state[number] for number in parameters if number in state}
@@ -56,12 +73,14 @@ def spread(facade: Owned, state_dict: dict[str, Any]) -> dict[str, Any]:
         dist.all_gather_object(told, tree_map_only(Tensor, _kind, own), communicator)
         known = {number: held for of_rank in told for number, held in of_rank.items()}
         state.update(_replaced(known, _parts(facade, communicator, parameters, own, known)))
+    # wrappers step on shards, outside of owners
+    state.update((key, {**state.get(key, {}), **held}) for key, held in laid.items() if held)
     numbers = sorted(key for key in state if isinstance(key, int))
     return {**state_dict, "state": {**{key: state[key] for key in numbers}, **state}}
 
 
 def _parts(
-    facade: Owned, communicator: Any, parameters: Mapping[int, Tensor], own: dict[int, Any], known: dict[int, Any]
+    facade: HasOwners, communicator: Any, parameters: Mapping[int, Tensor], own: dict[int, Any], known: dict[int, Any]
 ) -> dict[Place, Tensor]:
     """Return this process's part of each tensor that is known of."""
     ranks = dist.get_world_size(communicator)
@@ -90,7 +109,7 @@ def _as_state(part: Tensor | None, kind: _Kind, parameter: Tensor) -> Tensor:
     return as_shard(part, parameter) if of_parameter else part
 
 
-def load(facade: Owned, state_dict: dict[str, Any]) -> None:
+def load(facade: HasOwners, state_dict: dict[str, Any]) -> None:
     """Load a state dict, of which each process keeps the state of the parameters that it owns.
 
     Args:
@@ -101,6 +120,8 @@ def load(facade: Owned, state_dict: dict[str, Any]) -> None:
     every = facade.every()
     number_of = {key: number for number, key in enumerate(keys[: len(every)])}
     given = {number_of.get(key, key): held for key, held in state_dict["state"].items()}
+    laid = _outside(facade, given)
+    given = {key: _without(held, laid.get(key, {})) for key, held in given.items()}
     kept = dict(given)
     # not by its own state_dict(), which takes no parameters of others with whom it shares a state
     before = between_hooks(facade.optimizer, lambda: packed(facade.optimizer))["state"]
@@ -126,6 +147,7 @@ def load(facade: Owned, state_dict: dict[str, Any]) -> None:
             del kept[number]
             if facade.owner(parameter) == me:
                 kept[number] = _as_before(_replaced({number: given[number]}, wholes)[number], before.get(number, {}))
+    kept.update((key, {**kept.get(key, {}), **held}) for key, held in laid.items() if held)
     state = {keys[key] if isinstance(key, int) else key: held for key, held in kept.items()}
     facade.optimizer.load_state_dict({**state_dict, "state": state})
     _put_back_dtypes(facade.optimizer.state, {every[key]: held for key, held in kept.items() if isinstance(key, int)})
@@ -148,7 +170,20 @@ def _put_back_dtypes(state: Any, loaded: dict[Tensor, Any]) -> None:
             state[parameter] = tree_map_with_path(as_loaded, state[parameter])
 
 
-def _batched(facade: Owned, parcels: dict[Place, Parcel]) -> Iterator[list[Place]]:
+def _outside(facade: HasOwners, state: Mapping[Any, Any]) -> dict[int, dict[str, Any]]:
+    """Return what wrappers keep of each parameter, by its number."""
+    return {
+        number: {key: value for key, value in held.items() if key in facade.outside}
+        for number, held in state.items()
+        if isinstance(number, int) and facade.outside
+    }
+
+
+def _without(state: Any, others: Mapping[str, Any]) -> Any:
+    return {key: value for key, value in state.items() if key not in others} if others else state
+
+
+def _batched(facade: HasOwners, parcels: dict[Place, Parcel]) -> Iterator[list[Place]]:
     places = list(parcels)
     sizes = [torch.Size(each.layout.shape).numel() * each.dtype.itemsize for each in parcels.values()]
     for batch in batches([each.owner for each in parcels.values()], sizes, range(len(places)), facade.bound):

@@ -33,6 +33,7 @@ class ScheduleFree(Wrapper):
     """
 
     name = "schedule_free"
+    state_keys = frozenset({_Z})
 
     def __init__(
         self, optimizer: Optimizer, momentum: float = 0.9, weight_lr_power: float = 2.0, r: float = 0.0

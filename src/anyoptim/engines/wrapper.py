@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.facade import Facade
+from anyoptim.engines.owned import owned_inside
 from anyoptim.engines.ranges import refuse_out_of_range
 
 
@@ -28,10 +29,14 @@ class Wrapper(Facade):
     """
 
     name: ClassVar[str]
+    state_keys: ClassVar[frozenset[str]] = frozenset()
+    """What it keeps in a parameter's state, beside what the inner optimizer keeps there."""
 
     def __init__(self, optimizer: Optimizer, **settings: object) -> None:
         refuse_out_of_range(type(self), settings)
         super().__init__(optimizer)
+        for each in owned_inside(optimizer):
+            each.outside |= self.state_keys
         self._settings = {f"{self.name}_{key}": value for key, value in settings.items()}
         self._complete()
 

@@ -133,7 +133,7 @@ def footprint(
     gradients, gradients_of = _gradients(plan, ranks if spread.gradients else 1, spread)
     copies = sum(each.default.step_copies for each in plan.spec.wrappers)
     step = copies * sum(_piece(each.parameter, ranks if spread.weights else 1) for each in plan.routing.routes)
-    owned = ownership(plan, ranks) if ranks > 1 and not spread.flat else Ownership({}, {}, 0)
+    owned = ownership(plan, ranks, sharded=spread.weights) if ranks > 1 and not spread.flat else Ownership({}, {}, 0)
     master = 0
     if spread.flat:
         flat = _flat(plan, ranks)

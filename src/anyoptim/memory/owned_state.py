@@ -41,15 +41,20 @@ class Ownership:
         return found
 
 
-def ownership(plan: Blueprint, ranks: int) -> Ownership:
+def ownership(plan: Blueprint, ranks: int, *, sharded: bool) -> Ownership:
     """Return what ranks own of a plan's parameters; nothing, where it steps on DTensors or parts.
 
     As :class:`anyoptim.engines.owned.Owned` decides on every rank.
+
+    Args:
+        plan: what was decided.
+        ranks: processes.
+        sharded: they share the parameters.
     """
     of: dict[Tensor, int] = {}
     costs: dict[Tensor, float] = {}
     whole = 0
-    for name, directed in _owned_members(plan):
+    for name, directed in _owned_members(plan, sharded):
         every = [each for group in plan.groups if group.get(MEMBER, name) == name for each in group["params"]]
         cost = [MatrixEngine.cost(each.shape) if directed else float(each.numel()) for each in every]
         owner = owners(cost, ranks)
@@ -64,11 +69,11 @@ def ownership(plan: Blueprint, ranks: int) -> Ownership:
     return Ownership(of, costs, whole)
 
 
-def _owned_members(plan: Blueprint) -> Iterator[tuple[str, bool]]:
+def _owned_members(plan: Blueprint, sharded: bool) -> Iterator[tuple[str, bool]]:
     """Yield the names of the optimizers inside whose parameters have owners, and whether only directions travel."""
     given = [plan.keywords, plan.settings.of_scope("fallback")]
     for (name, implementation), keywords in zip(plan.members, given, strict=False):
-        if way_across(plan, implementation, keywords) == "owned":
+        if way_across(plan, implementation, keywords, sharded=sharded) == "owned":
             kind = implementation.load()
             yield name, isinstance(kind, type) and issubclass(kind, MatrixEngine)
 

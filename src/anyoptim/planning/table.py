@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from anyoptim.building.blueprint import Blueprint
-from anyoptim.memory.footprint import Footprint
+from anyoptim.memory.footprint import SHARDINGS, Footprint
 from anyoptim.memory.owned_state import Ownership, ownership
 from anyoptim.memory.state import StateMemory
 from anyoptim.names.composing import MEMBER
@@ -71,7 +71,7 @@ def plan_table(
         parts.append(groups)
         parts.append(_memory_table(plan, memory, ranks, sharding))
         if memory[spec.name].exchange:
-            parts.append(_owners_table(ownership(plan, ranks), ranks))
+            parts.append(_owners_table(ownership(plan, ranks, sharded=SHARDINGS[sharding].weights), ranks))
     for sentence in advice:
         parts.append(Text(f"advice: {sentence}.", style="yellow"))
     return Group(*parts)
@@ -181,14 +181,17 @@ def plan_dict(
             "sharding": sharding if ranks > 1 else None,
             **{name: each.to_dict() for name, each in memory.items()},
         },
-        "owners": _owners(plan, ranks) if memory and memory[plan.spec.name].exchange else None,
+        "owners": _owners(plan, ranks, sharding) if memory and memory[plan.spec.name].exchange else None,
         "advice": list(advice),
     }
 
 
-def _owners(plan: Blueprint, ranks: int) -> dict[str, int]:
+def _owners(plan: Blueprint, ranks: int, sharding: str) -> dict[str, int]:
     """Return the rank that owns each parameter which has an owner, by name."""
-    of, routes = ownership(plan, ranks).of, plan.routing.routes if plan.routing else ()
+    of, routes = (
+        ownership(plan, ranks, sharded=SHARDINGS[sharding].weights).of,
+        plan.routing.routes if plan.routing else (),
+    )
     return {each.name: of[each.parameter] for each in routes if each.parameter in of}
 
 

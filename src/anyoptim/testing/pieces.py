@@ -1,4 +1,4 @@
-"""Whether pieces of a parameter, stepped each by itself, end as the whole does, and one parameter alone as among all."""
+"""Whether pieces of a parameter, each by itself, end as the whole does, and a parameter alone as it does among all."""
 
 from __future__ import annotations
 
