@@ -43,10 +43,11 @@ PADDING = 64
 
 @EACH
 def test_planned_memory_of_two_processes_is_measured(mode: str, case: str, folder: Path) -> None:
-    row, _ = (rows[case] for rows in rows_of(mode, batch_of(mode, case), folder))
-    if "error" in row:
+    both = [rows[case] for rows in rows_of(mode, batch_of(mode, case), folder)]
+    if any("error" in row for row in both):
         return  # refused, as the test above says
-    measured, predicted = row["memory"], Case(case, mode, folder).predict()
+    predicted = Case(case, mode, folder).predict()
+    measured = {key: max(row["memory"][key] for row in both) for key in both[0]["memory"]}
     if mode == "zero3":
         measured = {"state": measured["state"]}  # weights are freed where they are, and kept elsewhere
     padding = PADDING if mode.startswith("zero") else 0

@@ -50,11 +50,13 @@ class _Step:
         updated: the parameters that were updated.
         groups_after: what the groups' own values become when the step is done, by the group's index.
         gathered: by the optimizer, the parameters whose gradients wait until there are enough for their owners.
+        sent: by the optimizer, how many of its parameters have gone to their owners.
     """
 
     updated: set[Tensor] = field(default_factory=set)
     groups_after: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     gathered: dict[Owned, dict[Tensor, int]] = field(default_factory=dict)
+    sent: dict[Owned, int] = field(default_factory=dict)
 
 
 class FusedBackward(Facade):
@@ -259,7 +261,8 @@ class FusedBackward(Facade):
         """Keep a gradient until those that have come make a batch, so that all owners have something to do."""
         gathered = self._step.gathered.setdefault(optimizer, {})
         gathered[parameter] = group_index
-        if optimizer.fills_a_batch(gathered):
+        every = sum(len(group["params"]) for group in optimizer.param_groups)
+        if len(gathered) + self._step.sent.get(optimizer, 0) == every or optimizer.fills_a_batch(gathered):
             self._send(optimizer)
 
     def _send(self, optimizer: Owned, *, rest: bool = False) -> None:
@@ -282,6 +285,7 @@ class FusedBackward(Facade):
         for parameter in gathered:
             parameter.grad = None
         self._step.updated.update(gathered)
+        self._step.sent[optimizer] = self._step.sent.get(optimizer, 0) + len(gathered)
 
     def _update_rest(self, waiting: Sequence[tuple[Tensor, int]]) -> None:
         """Update what the backward pass has left, and let the optimizers that cannot update in it step."""
