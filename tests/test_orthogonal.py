@@ -116,7 +116,7 @@ def test_a_quintic_of_polar_express_is_the_nearest_to_one(low: float, high: floa
     """It misses 1 by the same at four points, with signs in turn, and nowhere by more (Chebyshev)."""
     quintic, error = polar_express.nearest_to_one(low, high)
     x = numpy.linspace(low, high, 20_001)
-    misses = 1 - polar_express.value(quintic, x)  # type: ignore[arg-type]
+    misses = 1 - polar_express.value(quintic, x)  # type: ignore[arg-type]  # a tensor for an array
     assert numpy.abs(misses).max() == pytest.approx(error, rel=1e-5)
     extremes = misses[numpy.abs(misses) > error * (1 - 1e-5)]
     assert 1 + (numpy.diff(numpy.sign(extremes)) != 0).sum() == 4

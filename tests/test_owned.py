@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given
-from hypothesis import strategies as st
 from meshes import MESHES, as_one, batch, distance, net, one_step, optimizer, weights
 from ranks import Cases, found
 from torch import Tensor, nn
@@ -29,46 +27,11 @@ from anyoptim.engines.exchange import Collection
 from anyoptim.engines.layout import layout_of, put, take
 from anyoptim.engines.local_shards import LocalShards
 from anyoptim.engines.owned import Owned
-from anyoptim.engines.ownership import batches, owners
 from anyoptim.memory.state import measured_state_bytes
 
 OWNED = ["lamb", "came", "shampoo", "novograd", "normuon", "galore_adamw", "muon"]
 LOCAL = ["rprop", "pytorch_optimizer/adan"]
 STEPS = 4
-
-
-# ---------------------------------------------------------------- who owns what
-
-
-@given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.integers(1, 8))
-def test_owners_are_balanced(costs: list[int], ranks: int) -> None:
-    owner = owners(costs, ranks)
-    loads = [sum(cost for cost, each in zip(costs, owner, strict=True) if each == rank) for rank in range(ranks)]
-    best = max(*costs, math.ceil(sum(costs) / ranks))
-    assert max(loads) <= 4 / 3 * best + max(costs) / 3  # Graham's bound holds for the optimum, which is at least this
-    assert owners(costs, ranks) == owner
-
-
-def test_parameters_of_one_shape_are_spread_evenly() -> None:
-    assert sorted(owners([5.0] * 8, 4)) == [0, 0, 1, 1, 2, 2, 3, 3]
-
-
-def test_what_is_owned_already_counts() -> None:
-    assert owners([3.0, 3.0], 2, [7.0, 0.0]) == [1, 1]
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 100)), min_size=1, max_size=40),
-    st.integers(1, 150),
-)
-def test_a_batch_is_bounded_for_each_owner(parameters: list[tuple[int, int]], bound: int) -> None:
-    owned, sizes = [owner for owner, _ in parameters], [size for _, size in parameters]
-    made = batches(owned, sizes, sizes, bound)
-    assert sorted(index for each in made for index in each) == list(range(len(parameters)))
-    for each in made:
-        for owner in set(owned):
-            mine = [sizes[index] for index in each if owned[index] == owner]
-            assert sum(mine) <= bound or len(mine) == 1
 
 
 # ---------------------------------------------------------------- cases of ranks

@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from anyoptim.engines.distributed import whole
-from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stepping import evaluated, step_inside
 from anyoptim.engines.wrapper import Wrapper, rate, real
 
 
@@ -37,7 +37,7 @@ class Cautious(Wrapper):
         Args:
             closure: computes the loss again and returns it.
         """
-        loss = self.evaluated(closure)
+        loss = evaluated(closure)
         decays = [group.get("weight_decay") for group in self.param_groups]
         held = []
         for group, parameter in self.with_gradients():

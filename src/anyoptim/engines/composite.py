@@ -20,7 +20,7 @@ from anyoptim.engines.loading import (
     of_those_with_state,
     packed,
 )
-from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stepping import evaluated, step_inside
 from anyoptim.names.composing import MEMBER
 
 
@@ -96,10 +96,7 @@ class CompositeOptimizer(Optimizer):
         Args:
             closure: computes the loss again and returns it.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         self._step_each()
         return loss
 

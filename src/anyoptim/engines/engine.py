@@ -19,7 +19,7 @@ from anyoptim.engines.copies import kept_attributes
 from anyoptim.engines.distributed import lay_out_gradient
 from anyoptim.engines.loading import after_loading, before_loading
 from anyoptim.engines.ranges import refuse_out_of_range
-from anyoptim.engines.stepping import StepsParts
+from anyoptim.engines.stepping import StepsParts, evaluated
 from anyoptim.errors import UnsupportedError
 
 
@@ -52,10 +52,7 @@ class Engine(StepsParts):
             UnsupportedError: a CUDA graph is being captured.
         """
         refuse_capture(self)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
                 self._settle(parameter)

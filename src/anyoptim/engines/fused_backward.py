@@ -28,7 +28,7 @@ from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.distributed import several_processes, whole
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.owned import Owned
-from anyoptim.engines.stepping import after_step, before_step, step_inside, step_part
+from anyoptim.engines.stepping import after_step, before_step, evaluated, step_inside, step_part
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.composing import MEMBER
 
@@ -141,10 +141,7 @@ class FusedBackward(Facade):
         Args:
             closure: computes the loss again and returns it.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         for owned in self._step.gathered:
             self._send(owned, rest=True)
         waiting = [

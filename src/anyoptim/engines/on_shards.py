@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.distributed import local
 from anyoptim.engines.facade import Facade
-from anyoptim.engines.stepping import StepsParts, stepped_twin, take_back, values_of
+from anyoptim.engines.stepping import StepsParts, evaluated, stepped_twin, take_back, values_of
 
 Chosen = Sequence[tuple[int, Tensor]]
 """Parameters, each with the index of its group."""
@@ -33,10 +33,7 @@ class OnShards(Facade, StepsParts):
         Args:
             closure: computes the loss again and returns it.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
         for index, values in self.update(every).items():
             self.param_groups[index].update(values)

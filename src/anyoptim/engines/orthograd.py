@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.arithmetic import wide
 from anyoptim.engines.distributed import whole
-from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stepping import evaluated, step_inside
 from anyoptim.engines.wrapper import Wrapper, real
 
 
@@ -35,7 +35,7 @@ class OrthoGrad(Wrapper):
         Args:
             closure: computes the loss again and returns it.
         """
-        loss = self.evaluated(closure)
+        loss = evaluated(closure)
         for group, parameter in self.with_gradients():
             gradient, eps = parameter.grad, group["orthograd_eps"]
             assert gradient is not None

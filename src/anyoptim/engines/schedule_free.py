@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.engine import refuse_capture
-from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stepping import evaluated, step_inside
 from anyoptim.engines.wrapper import Wrapper, rate
 from anyoptim.errors import OptimError
 
@@ -83,7 +83,7 @@ class ScheduleFree(Wrapper):
             return self.step_uncompiled(closure)  # type: ignore[no-any-return]  # torch's decorator
         if not all(group["train_mode"] for group in self.param_groups):
             raise OptimError("schedule_free is in evaluation mode; call train() on the optimizer before step().")
-        loss = self.evaluated(closure)
+        loss = evaluated(closure)
         average: dict[Tensor, Tensor] = {}
         for group, parameter in self.with_gradients():
             z = self.state.get(parameter, {}).get(_Z, parameter)

@@ -14,6 +14,14 @@ from torch.optim import Optimizer
 from anyoptim.engines.distributed import lay_out_gradient
 
 
+def evaluated(closure: Callable[[], float] | None) -> float | None:
+    """Return the loss that a closure computes with its gradients, if there is one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 def step_inside(optimizer: Optimizer, closure: Callable[[], float] | None = None) -> Any:
     """Let an optimizer step that another one stands around, and return what its step returns.
 

@@ -76,13 +76,6 @@ class Wrapper(Facade):
                 if parameter.grad is not None:
                     yield group, parameter
 
-    def evaluated(self, closure: Callable[[], float] | None) -> float | None:
-        """Return the loss that a closure computes with its gradients, if there is one."""
-        if closure is None:
-            return None
-        with torch.enable_grad():
-            return closure()
-
 
 def real(tensor: Tensor) -> Tensor:
     """Return a complex tensor as pairs of real numbers, in the same memory; any other as it is."""
