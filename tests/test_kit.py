@@ -17,11 +17,12 @@ from anyoptim.names.signatures import spec_of
 from anyoptim.names.spec import Implementation, OptimizerSpec
 from anyoptim.testing import CHECKS, Verdict, check_optimizer
 from anyoptim.testing.kit import judged
+from anyoptim.testing.sharded import CHECKS as ON_SEVERAL
 from anyoptim.testing.sharded import RESUMES, TRAINS, train_sharded
 from anyoptim.testing.subject import Subject
 
 pytestmark = [pytest.mark.usefixtures("restored_registry")]
-HERE = [check for check in CHECKS if check not in (TRAINS, RESUMES)]  # which takes two processes
+HERE = [check for check in CHECKS if check not in ON_SEVERAL]
 
 
 class Good(torch.optim.Optimizer):

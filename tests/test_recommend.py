@@ -77,8 +77,7 @@ def test_ranks_make_more_fit() -> None:
     weights = sum(each.nbytes for each in model.parameters())
     names = ["adamw_torch", "apollo_adamw", "adafactor"]
     assert not recommend(model, weights // 2, names)
-    # adafactor cannot be sharded
-    assert [each.name for each in recommend(model, weights, names, ranks=8)] == ["apollo_adamw", "adamw_torch"]
+    assert {each.name for each in recommend(model, weights, names, ranks=8)} == set(names)
 
 
 @pytest.mark.slow

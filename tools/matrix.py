@@ -33,12 +33,11 @@ from fingerprints import fingerprint
 
 import anyoptim
 from anyoptim.names.lookup import optimizer_info
+from anyoptim.testing.sharded import CHECKS as ON_SEVERAL
 
 ROOT = Path(__file__).parent.parent
 JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"
 PROCESSES, BATCH = 2, 60
-ON_TWO = ("FSDP2", "sharded checkpoints")
-"""The checks that take two processes."""
 SAMPLE, SEED = 20, 0
 """How many unchanged names a check looks at, and which."""
 Verdicts = dict[str, list[str]]
@@ -63,13 +62,13 @@ def check(name: str) -> tuple[str, Verdicts, float]:
     torch.set_num_threads(1)
     started = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        report = check_optimizer(name, checks=[each for each in CHECKS if each not in ON_TWO])
+        report = check_optimizer(name, checks=[each for each in CHECKS if each not in ON_SEVERAL])
     verdicts = {each.check: [each.status, each.reason] for each in report.verdicts}
     return name, verdicts, time.monotonic() - started
 
 
 def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
-    """Make the checks that take two processes, of all names in the same two."""
+    """Make the checks that take several processes, of all names in the same ones."""
     from anyoptim.testing.kit import Verdict, impossible, judged
     from anyoptim.testing.sharded import train_sharded
     from anyoptim.testing.subject import Subject
@@ -79,9 +78,9 @@ def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
         reason = impossible(subject.spec)
         if reason:
             del subjects[name]
-            yield name, {check: ["limit", reason] for check in ON_TWO}
+            yield name, {check: ["limit", reason] for check in ON_SEVERAL}
     for (name, subject), (_, found) in zip(subjects.items(), train_sharded(list(subjects.values())), strict=True):
-        verdicts = {check: ["n/a", "it does not train there"] for check in ON_TWO}
+        verdicts = {check: ["n/a", "it does not train there"] for check in ON_SEVERAL}
         for check, (kept, evidence) in found.items():
             verdict = judged(Verdict(check, "pass" if kept else "fail", evidence), subject.spec.default)
             verdicts[check] = [verdict.status, verdict.reason]
@@ -101,9 +100,9 @@ def find(wanted: list[str]) -> dict[str, Verdicts]:
             for name, verdicts, seconds in pool.map(check, missing[start : start + BATCH]):
                 keep(name, found, verdicts)
                 sys.stderr.write(f"{name} {seconds:.1f} s\n")
-    for name, verdict in check_sharded([name for name in wanted if not found[name].keys() >= set(ON_TWO)]):
+    for name, verdict in check_sharded([name for name in wanted if not found[name].keys() >= set(ON_SEVERAL)]):
         keep(name, found, verdict)
-        sys.stderr.write(f"{name} on two processes\n")
+        sys.stderr.write(f"{name} on several processes\n")
     return {name: found[name] for name in sorted(found)}
 
 
