@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue across docs browser mutants peers benchmark gpu format clean
+.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue across docs pictures browser mutants peers benchmark gpu format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
@@ -41,6 +41,10 @@ test-compat-%: .venv-%/installed
 # the documentation, into site/; needs no network
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# the pictures in it, from what the library decides
+pictures: .venv/installed
+	$(BIN)/python tools/pictures.py
 
 # a Chromium for the tests that look at pages, unless there is one
 browser: .venv/installed

@@ -1,10 +1,11 @@
-"""How long a Muon step takes on several ranks, what it sends, and how much each rank computes.
+"""How long a step takes on several ranks, what it sends, and how much each rank computes.
 
     python benchmarks/sharded.py --repeats 11
 
-Four ways, in turn in one run, on the same sharded matrices: ours with owners; as it was before, each rank gathering
-each momentum in 16 bits and orthogonalizing all of them; torch.optim.Muon's arithmetic on gathered gradients; and a
-transcription of dion's scheme, whose momentum stays sharded while directions go to owners and back.
+Muon in four ways, in turn in one run, on the same sharded matrices: ours with owners; as it was before, each rank
+gathering each momentum in 16 bits and orthogonalizing all of them; torch.optim.Muon's arithmetic on gathered gradients;
+and a transcription of dion's scheme, whose momentum stays sharded while directions go to owners and back. Then APOLLO's
+random projections and AdaLomo, on shards as they are, and with owners.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from anyoptim.engines.adalomo import AdaLomo
+from anyoptim.engines.apollo import APOLLOAdamW
 from anyoptim.engines.exchange import Collection, Parcel, Return
 from anyoptim.engines.layout import layout_of
 from anyoptim.engines.muon import Muon
@@ -47,18 +51,22 @@ def main(
 ) -> None:
     """Print the table."""
     table = Table(title=f"one step on {len(SHAPES)} matrices", title_justify="left")
-    for column in ("ranks", "way", "ms", "/ ours", "sent / bytes of the matrices", "FLOPs of a rank / of one process"):
-        table.add_column(column, justify="right" if column not in ("way",) else "left")
-    alone = 0.0
+    for column in ("ranks", "optimizer", "way"):
+        table.add_column(column)
+    for column in ("ms", "/ the first", "sent / bytes of the matrices", "FLOPs of a rank / of one process"):
+        table.add_column(column, justify="right")
+    alone: dict[tuple[str, str], float] = {}
     for size in ranks or [1, 2, 4]:
         with tempfile.TemporaryDirectory() as folder:
             mp.spawn(_work, (size, folder, repeats), nprocs=size)
-            rows = torch.load(Path(folder, "rows"))
-        alone = alone or rows["owned"][2]
-        for way, (ms, sent, flops) in rows.items():
-            table.add_row(
-                str(size), way, f"{ms:.1f}", f"{ms / rows['owned'][0]:.2f}", f"{sent:.2f}", f"{flops / alone:.2f}"
-            )
+            found = torch.load(Path(folder, "rows"))
+        for optimizer, ways in WAYS.items():
+            first = found[optimizer, next(iter(ways))][0]
+            for way in ways:
+                ms, sent, flops = found[optimizer, way]
+                one = alone.setdefault((optimizer, way), flops)
+                part = f"{flops / one:.2f}" if one else "-"  # products are counted, of which it may have none
+                table.add_row(str(size), optimizer, way, f"{ms:.1f}", f"{ms / first:.2f}", f"{sent:.5f}", part)
     Console().print(table)
 
 
@@ -66,8 +74,8 @@ def _work(rank: int, size: int, folder: str, repeats: int) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    steps = {name: make() for name, make in WAYS.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    steps = {(optimizer, way): make() for optimizer, ways in WAYS.items() for way, make in ways.items()}
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 1):
         for name, step in steps.items():
             dist.barrier()
@@ -95,7 +103,7 @@ def _work(rank: int, size: int, folder: str, repeats: int) -> None:
 
 
 class Sent(TorchDispatchMode):
-    """The bytes that this rank sends to others; a gathered part goes to each of them."""
+    """The bytes that this rank sends to others; a gathered part goes to each of them, a sum around a ring twice."""
 
     bytes = 0
 
@@ -106,6 +114,8 @@ class Sent(TorchDispatchMode):
             self.bytes += args[1].element_size() * sum(count for rank, count in enumerate(counts) if rank != own)
         elif "all_gather" in str(func):
             self.bytes += others * next(each for each in args if isinstance(each, Tensor)).nbytes
+        elif "all_reduce" in str(func):
+            self.bytes += 2 * others * next(each for each in args if isinstance(each, Tensor)).nbytes // (others + 1)
         return func(*args, **(kwargs or {}))
 
 
@@ -198,11 +208,41 @@ def _dion() -> Step:
     return torch.no_grad()(step)
 
 
-WAYS: dict[str, Callable[[], Step]] = {
-    "owned": _owned,
-    "gathered momenta, as before": _gathered_momenta,
-    "gathered gradients, torch's arithmetic": _gathered_gradients,
-    "dion's scheme": _dion,
+def _apollo() -> Optimizer:
+    return APOLLOAdamW([{"params": _parameters(), "rank": 16}], lr=LR)
+
+
+def _adalomo() -> Optimizer:
+    return AdaLomo(_parameters(), lr=LR)
+
+
+def _with_gradients(optimizer: Optimizer) -> Step:
+    """Return a step that has gradients also after one that takes them."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    gradients = [each.grad for each in parameters]
+
+    def step() -> None:
+        for each, gradient in zip(parameters, gradients, strict=True):
+            each.grad = gradient
+        optimizer.step()
+
+    return step
+
+
+WAYS: dict[str, dict[str, Callable[[], Step]]] = {
+    "Muon": {
+        "owned": _owned,
+        "gathered momenta, as before": _gathered_momenta,
+        "gathered gradients, torch's arithmetic": _gathered_gradients,
+        "dion's scheme": _dion,
+    },
+    **{
+        name: {
+            "on shards": lambda make=make: _with_gradients(make()),
+            "owned": lambda make=make: _with_gradients(Owned(make())),
+        }
+        for name, make in {"APOLLO": _apollo, "AdaLomo": _adalomo}.items()
+    },
 }
 
 if __name__ == "__main__":

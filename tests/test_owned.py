@@ -286,10 +286,12 @@ def parts_are_stepped_by_themselves(name: str) -> None:
 
 
 def another_setting_needs_the_whole() -> None:
-    """What makes an element-wise optimizer look at a whole tensor is owned."""
+    """What makes an optimizer look at a whole tensor is owned; of APOLLO if it is so in every group."""
     model = MESHES["fsdp"](net())
     assert isinstance(optimizer("pytorch_optimizer/adan", model), LocalShards)
     assert isinstance(optimizer("pytorch_optimizer/adan", model, optim_args="use_gc=true"), Owned)
+    assert not isinstance(optimizer("apollo_adamw", model), Owned)
+    assert isinstance(optimizer("apollo_adamw", model, proj="svd"), Owned)
 
 
 class Sent(TorchDispatchMode):

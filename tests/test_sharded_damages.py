@@ -71,7 +71,7 @@ def is_refused(damage: str, with_manifest: bool) -> None:
     dist.barrier()
     with anyoptim.enable(), warnings.catch_warnings(), pytest.raises(anyoptim.CheckpointError) as refused:
         warnings.simplefilter("ignore")
-        case.run(resume=True)
+        case.run(resume=f"checkpoint-{SAVED}")
     assert not re.search(r"Errno|weights_only|Traceback|\n", str(refused.value)), str(refused.value)
     dist.barrier()
     if dist.get_rank() == 0:
@@ -84,7 +84,7 @@ def goes_on() -> None:
     assert (whole / f"checkpoint-{SAVED}" / MANIFEST).exists()
     case = Case("muon", "fsdp-sharded", whole.parent.parent)
     with anyoptim.enable():
-        trainer, _ = case.run(resume=True)
+        trainer, _ = case.run(resume=f"checkpoint-{SAVED}")
     assert trainer.state.global_step == STEPS
 
 

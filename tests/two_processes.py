@@ -138,7 +138,7 @@ class Case:
             "optim": self.name,
             "max_steps": STEPS,
             "gradient_accumulation_steps": 2,
-            "per_device_train_batch_size": GLOBAL_BATCH // (2 if self.alone else 4),
+            "per_device_train_batch_size": GLOBAL_BATCH // (2 * int(os.environ.get("WORLD_SIZE", "1"))),
             **({} if self.alone else MODES[mode]),
         }
 
@@ -151,7 +151,8 @@ class Case:
         except anyoptim.UnsupportedError as error:
             return {"error": str(error)}
 
-    def run(self, *, resume: bool = False) -> tuple[Trainer, Watch]:
+    def run(self, *, resume: bool | str = False) -> tuple[Trainer, Watch]:
+        """Train, or go on from a checkpoint's name, or from the last one that is whole."""
         model = toys.llama() if self.in_fp32 else toys.llama().double()
         saving = {} if self.alone or self.in_fp32 else {"save_strategy": "steps", "save_steps": self.save_steps}
         args = TrainingArguments(**toys.run_arguments(self.folder, **self.fields, **saving))
@@ -161,7 +162,7 @@ class Case:
             if not self.alone and self.mode.startswith("fsdp"):
                 stack.enter_context(fsdp_on_cpu())
             trainer = Trainer(model=model, args=args, train_dataset=toys.data(), callbacks=[watch])
-            trainer.train(resume_from_checkpoint=str(self.folder / f"checkpoint-{SAVED}") if resume else None)
+            trainer.train(resume_from_checkpoint=str(self.folder / resume) if isinstance(resume, str) else resume)
         return trainer, watch
 
 
@@ -211,7 +212,7 @@ def compare(case: Case, expected: Weights, row: Row) -> None:
         groups = optimizer.optimizer.param_groups
         row["memory"]["master_weights"] = sum(each.nbytes for group in groups for each in group["params"])
         return
-    resumed, _ = case.run(resume=True)
+    resumed, _ = case.run(resume=f"checkpoint-{SAVED}")
     row["resume"] = distance(whole_weights(resumed), weights)
 
 

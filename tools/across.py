@@ -1,7 +1,8 @@
 """Writes how the catalogue's names step on parameters that several processes share: ``make across``.
 
-A name that trains on sharded parameters as it is, is left as it is. Of the others, those that are element-wise step
-part by part, and those whose step needs one parameter alone are owned. With names as arguments only these are tried.
+A name that trains on sharded parameters as it is, and goes on there, is left as it is. Of the others, those that are
+element-wise step part by part, and those whose step needs one parameter alone are owned. With names as arguments only
+these are tried.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from anyoptim.catalog._index import ACROSS, FOLDER, read_index, ways_across
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import Across
 from anyoptim.testing.pieces import is_elementwise, is_separable
-from anyoptim.testing.sharded import RESUMES, TRAINS, train_sharded
+from anyoptim.testing.sharded import CHECKS, train_sharded
 from anyoptim.testing.subject import Subject
 
 
@@ -47,9 +48,7 @@ def main(wanted: list[str]) -> None:
     every = wanted or list(paths())
     found = {path: way for path, way in ways_across().items() if path not in every}
     as_they_are = zip(every, train_sharded([Subject(path) for path in every], ""), strict=True)
-    others = [
-        path for path, (_, of) in as_they_are if not all(of.get(check, (False, ""))[0] for check in (TRAINS, RESUMES))
-    ]
+    others = [path for path, (_, of) in as_they_are if not all(of.get(check, (False, ""))[0] for check in CHECKS)]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         found |= dict(zip(others, pool.map(way_of, others), strict=True))
     ways = {way: sorted(path for path, each in found.items() if each == way) for way in ("local", "owned")}

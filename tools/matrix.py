@@ -34,6 +34,7 @@ from fingerprints import fingerprint
 import anyoptim
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.testing.sharded import CHECKS as ON_SEVERAL
+from anyoptim.testing.sharded import NEEDS
 
 ROOT = Path(__file__).parent.parent
 JSON, PAGE, CACHE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "matrix.md", ROOT / ".matrix"
@@ -80,7 +81,7 @@ def check_sharded(wanted: list[str]) -> Iterator[tuple[str, Verdicts]]:
             del subjects[name]
             yield name, {check: ["limit", reason] for check in ON_SEVERAL}
     for (name, subject), (_, found) in zip(subjects.items(), train_sharded(list(subjects.values())), strict=True):
-        verdicts = {check: ["n/a", "it does not train there"] for check in ON_SEVERAL}
+        verdicts = {check: ["n/a", f"it needs {need}"] for check, need in NEEDS.items()}
         for check, (kept, evidence) in found.items():
             verdict = judged(Verdict(check, "pass" if kept else "fail", evidence), subject.spec.default)
             verdicts[check] = [verdict.status, verdict.reason]

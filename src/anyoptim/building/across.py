@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -56,7 +56,18 @@ def way_across(
     """
     owned = blueprint.settings.get("owned") is True
     sharded = sharded or is_sharded(blueprint.fields, blueprint.routing)
+    owned = owned or (sharded and _looks_at_whole_parameters(blueprint, implementation))
     return across(implementation, given, sharded=sharded, owned=owned)
+
+
+def _looks_at_whole_parameters(blueprint: Blueprint, implementation: Implementation) -> bool:
+    """Whether settings say so, alike in all groups that have them."""
+    for name, value in implementation.owned_with.items():
+        groups: Sequence[Mapping[str, object]] = blueprint.groups
+        held = [group[name] for group in groups if name in group] or [blueprint.settings.get(name)]
+        if all(each == value for each in held):
+            return True
+    return False
 
 
 def stepping_across(optimizer: Optimizer, way: Across, *, replicas: bool) -> Optimizer:

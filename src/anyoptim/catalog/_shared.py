@@ -94,6 +94,7 @@ def native(
     step_copies: int = 0,
     by_place: bool = False,
     across: Across = "",
+    owned_with: dict[str, object] | None = None,
 ) -> Implementation:
     """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
     return Implementation(
@@ -108,4 +109,5 @@ def native(
         step_copies=step_copies,
         by_place=by_place,
         across=across,
+        owned_with=owned_with or {},
     )

@@ -52,6 +52,8 @@ APOLLO = OptimizerSpec(
             FUSED_BACKWARD,
             target_roles=MATRICES,
             by_place=True,
+            # a random projection stays on shards: 16 bytes are sent in a step
+            owned_with={"proj": "svd"},
         ),
         Implementation(
             name="upstream",

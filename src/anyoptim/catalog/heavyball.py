@@ -26,6 +26,7 @@ SPECS = indexed(
     },
     limits={
         "FSDP2": {SHARDED_PART: "scion"},
+        "elastic": {"it counts its steps in the state of the first parameter that it steps": "sudsadamw"},
         "schedule": {"it moves the weights along its momentum and back": "msamlaprop"},
         "per-group rate": {"it gives matrices singular values of one at its first step": "scion"},
         "bf16": {"its preconditioner stays in float32": "psgdpro qsgd"},

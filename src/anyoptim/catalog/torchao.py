@@ -14,7 +14,10 @@ _PACKAGE = indexed(
     licence="BSD-3-Clause",
     extra="torchao",
     mends=("plain_parts_of_shards",),
-    limits={"deepcopy and pickle": {"torchao's quantized state cannot be copied": "*"}},
+    limits={
+        "deepcopy and pickle": {"torchao's quantized state cannot be copied": "*"},
+        "elastic": {"its blocks end where shards do, so another number of processes has others": "*"},
+    },
     facts={
         "adamw_4bit": Facts(aliases=("ao_adamw_4bit",), traits=_ADAM_FIELDS),
         "adamw_8bit": Facts(name="adamw_torch_8bit", aliases=("ao_adamw_8bit",), traits=_ADAM_FIELDS),

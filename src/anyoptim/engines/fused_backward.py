@@ -6,26 +6,22 @@ Source: LOMO, arXiv 2306.09782, Algorithm 1 (fused gradient computation and para
 
 from __future__ import annotations
 
-import sys
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyoptim.engines.arithmetic import wide
+from anyoptim.engines.backward_pass import BackwardStep, arrives_reduced, more_micro_batches, refuse_parts
 from anyoptim.engines.composite import CompositeOptimizer
-from anyoptim.engines.distributed import several_processes, whole
+from anyoptim.engines.distributed import whole
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.owned import Owned
 from anyoptim.engines.stepping import after_step, before_step, evaluated, step_inside, step_part
@@ -40,23 +36,6 @@ class Mode(Enum):
     ACCUMULATING = "it stays, so that those of the next micro-batches add up to it"
     MEASURING = "its norm is taken, and it is gone"
     DETACHED = "no hook sees it: step() updates, as any optimizer's does"
-
-
-@dataclass
-class _Step:
-    """What the backward pass has done of a step so far.
-
-    Args:
-        updated: the parameters that were updated.
-        groups_after: what the groups' own values become when the step is done, by the group's index.
-        gathered: by the optimizer, the parameters whose gradients wait until there are enough for their owners.
-        sent: by the optimizer, how many of its parameters have gone to their owners.
-    """
-
-    updated: set[Tensor] = field(default_factory=set)
-    groups_after: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    gathered: dict[Owned, dict[Tensor, int]] = field(default_factory=dict)
-    sent: dict[Owned, int] = field(default_factory=dict)
 
 
 class FusedBackward(Facade):
@@ -82,7 +61,7 @@ class FusedBackward(Facade):
         super().__init__(optimizer)
         self._waiting = frozenset(waiting)
         self.mode = Mode.UPDATING
-        self._step = _Step()
+        self._step = BackwardStep()
         self._measured: list[Tensor] = []
         self._clip_factor: Tensor | None = None
         self._told = False
@@ -181,7 +160,7 @@ class FusedBackward(Facade):
             UnsupportedError: gradients of earlier micro-batches are there, which a second pass would lose, or
                 gradients are still to be reduced over processes.
         """
-        if any(each.grad is not None or not _arrives_reduced(each) for each in self._parameters()):
+        if any(each.grad is not None or not arrives_reduced(each) for each in self._parameters()):
             raise UnsupportedError(
                 "clip_grad_norm takes two backward passes, so no gradients may be accumulated before, nor wait to be"
                 " reduced by DDP; keep accumulating=True, then call torch.nn.utils.clip_grad_norm_ and step()."
@@ -208,20 +187,11 @@ class FusedBackward(Facade):
         """Use a gradient that autograd has just finished, as the mode says."""
         if self.mode is Mode.MEASURING:
             self._measure(parameter)
-        elif self.mode is Mode.UPDATING and _arrives_reduced(parameter) and not _more_micro_batches():
+        elif self.mode is Mode.UPDATING and arrives_reduced(parameter) and not more_micro_batches():
             if parameter in self._step.updated:
-                self._refuse_parts()
+                refuse_parts()
                 self._begin_again()
             self._update(parameter, group_index)
-
-    def _refuse_parts(self) -> None:
-        """Raise if reentrant checkpointing runs a backward pass for each use of a module."""
-        if _called_by(CheckpointFunction.backward):
-            raise UnsupportedError(
-                "A parameter's gradient came twice in one step: a module is used several times under reentrant"
-                " checkpointing, or step() was not called. Set gradient_checkpointing_kwargs={'use_reentrant': False},"
-                " or fused_backward=false in optim_args."
-            )
 
     def _begin_again(self) -> None:
         """Take a second backward pass as a step of its own, and say once that nobody called ``step()``."""
@@ -245,7 +215,8 @@ class FusedBackward(Facade):
             before_step(self.optimizer, (self.optimizer,))  # of the others each part runs them
         optimizer = self._owner(group)
         if isinstance(optimizer, Owned):
-            self._gather(optimizer, parameter, group_index)
+            if self._step.gather(optimizer, parameter, group_index):
+                self._send(optimizer)
             return
         self._clip(parameter, group)
         after = step_part(optimizer, group, [parameter])
@@ -253,14 +224,6 @@ class FusedBackward(Facade):
             self._step.groups_after[group_index] = after
         parameter.grad = None
         self._step.updated.add(parameter)
-
-    def _gather(self, optimizer: Owned, parameter: Tensor, group_index: int) -> None:
-        """Keep a gradient until those that have come make a batch, so that all owners have something to do."""
-        gathered = self._step.gathered.setdefault(optimizer, {})
-        gathered[parameter] = group_index
-        every = sum(len(group["params"]) for group in optimizer.param_groups)
-        if len(gathered) + self._step.sent.get(optimizer, 0) == every or optimizer.fills_a_batch(gathered):
-            self._send(optimizer)
 
     def _send(self, optimizer: Owned, *, rest: bool = False) -> None:
         """Let owners step on what is gathered; with ``rest`` also on what only other processes have a gradient of."""
@@ -311,7 +274,7 @@ class FusedBackward(Facade):
             self.param_groups[index].update(after)
         if isinstance(self.optimizer, CompositeOptimizer):
             after_step(self.optimizer, (self.optimizer,), {})
-        self._step = _Step()
+        self._step = BackwardStep()
 
     def _clip(self, parameter: Tensor, group: dict[str, Any]) -> None:
         if self._clip_factor is None or parameter.grad is None:
@@ -320,25 +283,6 @@ class FusedBackward(Facade):
         if largest is not None:  # lomo_optim clamps elements before it scales them
             parameter.grad.clamp_(-largest, largest)
         parameter.grad.mul_(self._clip_factor)
-
-
-def _arrives_reduced(parameter: Tensor) -> bool:
-    """Whether a gradient is final when autograd is done with it: in one process, or sharded by FSDP2."""
-    return isinstance(parameter, DTensor) or not several_processes()
-
-
-def _more_micro_batches() -> bool:
-    """Whether accelerate, where it runs the loop, is going to add more micro-batches to this step."""
-    accelerate: Any = sys.modules.get("accelerate.state")
-    return accelerate is not None and not accelerate.GradientState._shared_state.get("sync_gradients", True)
-
-
-def _called_by(function: Any) -> bool:
-    """Whether a function runs, in this thread: autograd calls hooks below it."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_code is not function.__code__:
-        frame = frame.f_back
-    return frame is not None
 
 
 def _hook(facade: FusedBackward, group_index: int) -> Callable[[Tensor], None]:

@@ -2,9 +2,9 @@
 
 Adafactor is arXiv 1804.04235, Algorithms 4 and 5; the 8-bit moments are arXiv 2110.02861.
 
-Projections are state, since they come from a gradient that is gone, and whole on every process; the weight is updated
-by a product of parts, so no update of the weight's size exists. A gradient that is not finite makes its projection
-NaN, as it spoils weights in torch: the decomposition itself would raise.
+Projections are state, since they come from a gradient that is gone; the weight is updated by a product, so no update
+of its size exists. Where processes share a parameter, its owner steps it whole. A gradient that is not finite makes its
+projection NaN, as it spoils weights in torch: the decomposition itself would raise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from anyoptim.engines.arithmetic import wide
-from anyoptim.engines.distributed import local, mean, part, reduced, whole
 from anyoptim.engines.low_rank import (
     LowRank,
     Side,
@@ -67,7 +66,7 @@ class GaLoreAdamW(GaLore):
     State of a parameter: ``exp_avg`` and ``exp_avg_sq``, of R's shape and the parameter's dtype, and ``step``; of a
     matrix the projections as well. With ``optim_bits=8`` moments are in fp32, or in 8 bits where they have at least
     4096 elements: then codes (uint8) with ``exp_avg_absmax`` and ``exp_avg_sq_absmax``, one fp32 for each
-    block of 256. Of a DTensor every process holds such a moment whole, as blocks do not end where shards do.
+    block of 256.
 
     Args:
         params: parameters or param groups. A group with ``rank`` may set ``update_proj_gap`` (steps between
@@ -113,8 +112,8 @@ class GaLoreAdamW(GaLore):
             return
         direction = self._direction(group, state, gradient)
         weight = parameter.detach()
-        local(weight).add_(part(direction, weight), alpha=-group["lr"] * correction(group, state["step"]))
-        decay(group, local(weight))
+        weight.add_(direction, alpha=-group["lr"] * correction(group, state["step"]))
+        decay(group, weight)
 
     def update_projected(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
         """GaLore's step; see :class:`LowRank`."""
@@ -124,14 +123,14 @@ class GaLoreAdamW(GaLore):
         weight = parameter.detach()
         rate = group["lr"] * correction(group, state["step"])
         add_projected_back(weight, direction, projections, alpha=-rate * group["scale"])
-        decay(group, local(weight))
+        decay(group, weight)
 
     def _direction(self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor) -> Tensor:
         """Count the step, advance the moments and return m / (sqrt(v) + eps)."""
         state["step"] = state.get("step", 0) + 1
         small = gradient.numel() < _SMALLEST
         if group["optim_bits"] == 8:
-            gradient = (gradient if small else whole(gradient)).to(wide(gradient.dtype))
+            gradient = gradient.to(wide(gradient.dtype))
         if "exp_avg" not in state:
             for name in _SIGNED:
                 state[name] = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
@@ -231,7 +230,7 @@ def _direction(
     state["step"] = state.get("step", 0) + 1
     squared = gradient.square().add_(group["eps"][0])
     if gradient.dim() > 1:
-        moments = {"exp_avg_sq_row": mean(squared, -1), "exp_avg_sq_col": mean(squared, -2)}
+        moments = {"exp_avg_sq_row": squared.mean(dim=-1), "exp_avg_sq_col": squared.mean(dim=-2)}
     else:
         moments = {"exp_avg_sq": squared}
     for name, moment in moments.items():
@@ -240,7 +239,7 @@ def _direction(
         state[name].lerp_(moment, state["step"] ** group["decay_rate"])
     if gradient.dim() > 1:
         row, column = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-        row = row / mean(row, -1).unsqueeze(-1)
+        row = row / row.mean(dim=-1, keepdim=True)
         update: Tensor = (gradient * row.rsqrt().unsqueeze(-1)).mul_(column.rsqrt().unsqueeze(-2))
     else:
         update = gradient * state["exp_avg_sq"].rsqrt()
@@ -268,10 +267,9 @@ def _decay_before(group: dict[str, Any], weight: Tensor, rate: Tensor | float) -
 
 def _rms(tensor: Tensor, dims: tuple[int, int] | None) -> Tensor:
     """Return the root of the mean square: 0-d, or with ``dims`` one for each matrix of a stack."""
-    if dims is None:
-        return whole(torch.linalg.vector_norm(tensor)) / math.sqrt(max(1, tensor.numel()))
-    norm = reduced(torch.linalg.vector_norm(tensor, dim=dims, keepdim=True))
-    return norm / math.sqrt(tensor.shape[-2] * tensor.shape[-1])
+    count = max(1, tensor.numel()) if dims is None else tensor.shape[-2] * tensor.shape[-1]
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=dims is not None)
+    return norm / math.sqrt(count)
 
 
 def _write(weight: Tensor, parameter: Tensor) -> None:

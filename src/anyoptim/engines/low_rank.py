@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anyoptim.engines.arithmetic import adamw, bias_correction, wide
-from anyoptim.engines.distributed import like, local, part, reduced, whole
+from anyoptim.engines.distributed import like, local, reduced, whole
 from anyoptim.engines.engine import Engine
 
 Side = Literal["left", "right"]
@@ -108,22 +108,19 @@ def project(gradient: Tensor, projections: Mapping[Side, Tensor]) -> Tensor:
 
 
 def add_projected_back(weight: Tensor, low: Tensor, projections: Mapping[Side, Tensor], alpha: float) -> None:
-    """Add ``alpha * left @ low @ right`` to a weight, of what sides there are; each process to its own part.
+    """Add ``alpha * left @ low @ right`` to a weight, of what sides there are.
 
     Args:
         weight: (..., m, n), changed in place.
-        low: what :func:`project` gives the shape of; a DTensor, or the whole on every process.
+        low: what :func:`project` gives the shape of.
         projections: as in :func:`project`, of the weight's dtype.
         alpha: a factor.
     """
     low = low.to(weight.dtype)
     if "left" in projections:
-        second = low @ like(projections["right"], low) if "right" in projections else low
-        first = projections["left"]
+        first, second = projections["left"], low @ projections["right"] if "right" in projections else low
     else:
         first, second = low, projections["right"]
-    first, second = part(first, weight, -1), part(second, weight, -2)
-    weight = local(weight)
     if weight.dim() == 2:
         weight.addmm_(first, second, alpha=alpha)
     elif weight.dim() == 3:

@@ -76,6 +76,7 @@ class Implementation:
             hold it.
         resized_state: keys of its state whose tensors change their size as it trains.
         across: how it steps on parameters that several processes share; found by the conformance kit.
+        owned_with: values of hyperparameters that make it look at whole parameters, so that these have owners.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Implementation:
     loads_state_of: tuple[Mapping[str, object], ...] = ()
     resized_state: frozenset[str] = frozenset()
     across: Across = ""
+    owned_with: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def may_fail(self) -> Mapping[str, str]:

@@ -40,13 +40,15 @@ CHECKS: Mapping[str, Sequence[Part]] = {
     TRAINS_HYBRID: [(4, meshes.trains_on_replicas)],
     MOVES: meshes.MOVES,
 }
+NEEDS = {RESUMES: TRAINS, TRAINS_HYBRID: TRAINS, MOVES: RESUMES}
+"""The check that has to pass before another one makes sense."""
 _RANKS = 4
 _PATIENCE = 300.0  # a step that is compiled takes minutes on a CPU
 
 Finding = tuple[bool, str]
 """Whether a promise is kept, and the evidence."""
 Findings = Mapping[str, Finding]
-"""By the name of the check; only the first, where that one failed."""
+"""By the name of the check; without those that need one that failed."""
 
 
 def train_sharded(subjects: Sequence[Subject], way: Across | None = None) -> Iterator[tuple[Subject, Findings]]:
@@ -94,6 +96,8 @@ def _work(
         subject = _regardless(Subject(name, fields), way)
         found: dict[str, Finding] = {}
         for check, parts in CHECKS.items():
+            if check in NEEDS and not found.get(NEEDS[check], (False, ""))[0]:
+                continue
             place = Path(folder, f"{number}-{check}")
             place.mkdir(exist_ok=True)
             for at, (ranks, part) in enumerate(parts):
@@ -101,8 +105,6 @@ def _work(
                 found[check] = _worst(_told(place / f"found-{at}", rank, own))
                 if not found[check][0]:
                     break
-            if not found[TRAINS][0]:
-                break
         if rank == 0:
             results.put(found)
 
@@ -138,8 +140,11 @@ def _met(part: Callable[[Subject, Path], str], subject: Subject, rank: int, rank
     try:
         return True, part(subject, meeting.parent)
     except (Exception, CheckpointException) as error:  # a stranger's optimizer may raise anything
-        text = str(error).strip().partition("\n")[0]
-        return False, text if type(error) is Different else f"{type(error).__name__}: {text}"
+        # the one that says which ranks failed holds why
+        held = [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else []
+        why = held[0] if held else error
+        text = str(why).strip().partition("\n")[0]
+        return False, text if type(why) is Different else f"{type(why).__name__}: {text}"
     finally:
         dist.destroy_process_group()
 

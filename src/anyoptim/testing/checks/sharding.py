@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from anyoptim.testing.checks.verdicts import NotApplicable, expect
-from anyoptim.testing.sharded import MOVES, RESUMES, TRAINS, TRAINS_HYBRID, Findings, train_sharded
+from anyoptim.testing.sharded import MOVES, NEEDS, RESUMES, TRAINS, TRAINS_HYBRID, Findings, train_sharded
 from anyoptim.testing.subject import Subject
 
 
@@ -13,7 +13,7 @@ def _check(name: str, doc: str) -> Callable[[Subject], str]:
     def check(subject: Subject) -> str:
         found = _findings(subject)
         if name not in found:
-            raise NotApplicable("it does not train there")
+            raise NotApplicable(f"it needs {NEEDS[name]}")
         kept, evidence = found[name]
         expect(kept, evidence)
         return evidence
