@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyoptim.building import mends
 from anyoptim.names.lookup import optimizer_info
@@ -36,7 +36,7 @@ def fingerprint(name: str) -> str:
 def plain(value: object) -> str:
     """Write a value of a spec so that equal ones are equal texts, whatever the order of sets and mappings."""
     if is_dataclass(value) and not isinstance(value, type):
-        held = ((each.name, getattr(value, each.name), each.default) for each in fields(value))
+        held = ((each.name, getattr(value, each.name), _default(each)) for each in fields(value))
         # without what is as by default, so that a new field is news of those only that set it
         inside = ", ".join(f"{name}={plain(one)}" for name, one, default in held if one != default)
         return f"{type(value).__name__}({inside})"
@@ -49,6 +49,10 @@ def plain(value: object) -> str:
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}:{value.__qualname__}"
     return repr(value)
+
+
+def _default(field: Field[Any]) -> object:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def engine_modules(class_path: str) -> list[str]:
