@@ -168,9 +168,10 @@ def test_convolutions_are_flattened_on_request() -> None:
         assert torch.equal(each.detach(), matrix)
 
 
-def test_convolutions_are_no_targets_unless_asked_for() -> None:
+@pytest.mark.parametrize("name", ["muon", "normuon", "adamuon"])
+def test_convolutions_are_no_targets_unless_asked_for(name: str) -> None:
     def targets(**given: Any) -> set[str]:
-        plan = anyoptim.plan("muon", Convolutions(), **given)
+        plan = anyoptim.plan(name, Convolutions(), **given)
         return {each.name for each in plan.routing.targets}
 
     flat = {"convolutions": "flatten"}
@@ -178,7 +179,7 @@ def test_convolutions_are_no_targets_unless_asked_for() -> None:
     assert targets(**flat) == {"linear.weight", "stem.weight", "grouped.weight", "up.weight"}
     assert targets(**flat, optim_target_modules="all-linear") == targets(**flat)
     assert targets(**flat, optim_target_modules=["stem", "linear"]) == {"linear.weight", "stem.weight"}
-    plan = anyoptim.plan("muon", Convolutions(), **flat)
+    plan = anyoptim.plan(name, Convolutions(), **flat)
     assert {each.name: each.pieces.label for each in plan.routing.targets if each.pieces} == {
         "stem.weight": "8 x 27",
         "grouped.weight": "4 groups of 3 x 10",

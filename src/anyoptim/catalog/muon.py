@@ -59,7 +59,7 @@ _OF_TORCH = (
     _adjust_lr_fn(None),
     *WHERE_AND_WHEN,
 )
-PIECES = (
+_PIECES = (
     Hyperparameter(
         "split_fused",
         bool,
@@ -68,15 +68,15 @@ PIECES = (
         scope="routing",
     ),
     Hyperparameter("heads", bool, False, "take each head of q, k and v as a matrix", scope="routing"),
+    Hyperparameter(
+        "convolutions",
+        Literal["flatten"] | None,
+        None,
+        "flatten: take convolutions as matrices, one row an output; none: they are no targets",
+        scope="routing",
+    ),
 )
 """Which matrices weights consist of."""
-_CONVOLUTIONS = Hyperparameter(
-    "convolutions",
-    Literal["flatten"] | None,
-    None,
-    "flatten: take convolutions as matrices, one row an output; none: they are no targets",
-    scope="routing",
-)
 _ONLY_NATIVE = "only the native implementation takes weights apart"
 _TRAITS = Traits(needs_targets=True, targets="hidden-matrices")
 
@@ -88,9 +88,7 @@ MUON = pair(
         usual_lr=(1e-4, 0.05),
         traits=_TRAITS,
         implementations=(
-            native(
-                "muon:Muon", *_OF_TORCH, _ORTHOGONALIZE, *PIECES, _CONVOLUTIONS, target_roles=MATRICES, across="owned"
-            ),
+            native("muon:Muon", *_OF_TORCH, _ORTHOGONALIZE, *_PIECES, target_roles=MATRICES, across="owned"),
             Implementation(
                 name="upstream",
                 target="torch.optim:Muon",
@@ -99,7 +97,7 @@ MUON = pair(
                 licence="BSD-3-Clause",
                 hyperparameters=_OF_TORCH,
                 target_roles=MATRICES - {Role.EXPERT_STACK},
-                refused={each.name: _ONLY_NATIVE for each in (*PIECES, _CONVOLUTIONS)},
+                refused={each.name: _ONLY_NATIVE for each in _PIECES},
             ),
         ),
     ),
@@ -126,7 +124,7 @@ NORMUON = pair(
                 _adjust_lr_fn(None),
                 eps(1e-10),
                 _ORTHOGONALIZE,
-                *PIECES,
+                *_PIECES,
                 *WHERE_AND_WHEN,
                 target_roles=MATRICES,
                 across="owned",
@@ -155,7 +153,7 @@ ADAMUON = pair(
                 _adjust_lr_fn("match_rms_adamw"),
                 eps(),
                 _ORTHOGONALIZE,
-                *PIECES,
+                *_PIECES,
                 *WHERE_AND_WHEN,
                 target_roles=MATRICES,
                 across="owned",
