@@ -104,64 +104,49 @@ MUON = pair(
     ADAMW,
     "muon",
 )
-NORMUON = pair(
-    OptimizerSpec(
-        name="normuon",
-        summary="Muon with steps of one size for all rows of a matrix, AdamW on all other parameters",
-        paper="arXiv 2510.05491",
-        usual_lr=(1e-4, 0.05),
-        traits=_TRAITS,
-        implementations=(
-            native(
-                "normuon:NorMuon",
-                lr(0.02),
-                momentum(0.95),
-                Hyperparameter("beta2", float, 0.95, "decay rate of the rows' second moments", DECAY),
-                weight_decay(),
-                flag("nesterov", "Nesterov momentum", default=True),
-                _NS_COEFFICIENTS,
-                _NS_STEPS,
-                _adjust_lr_fn(None),
-                eps(1e-10),
-                _ORTHOGONALIZE,
-                *_PIECES,
-                *WHERE_AND_WHEN,
-                target_roles=MATRICES,
-                across="owned",
-            ),
-        ),
-    ),
-    ADAMW,
+
+
+def _variant(
+    name: str, summary: str, paper: str, usual_lr: tuple[float, float], target: str, *own: Hyperparameter
+) -> OptimizerSpec:
+    """An engine of ours on Muon's, with AdamW for the rest."""
+    engine = native(target, *own, _ORTHOGONALIZE, *_PIECES, *WHERE_AND_WHEN, target_roles=MATRICES, across="owned")
+    spec = OptimizerSpec(
+        name=name, summary=summary, paper=paper, usual_lr=usual_lr, traits=_TRAITS, implementations=(engine,)
+    )
+    return pair(spec, ADAMW, name)
+
+
+NORMUON = _variant(
     "normuon",
+    "Muon with steps of one size for all rows of a matrix, AdamW on all other parameters",
+    "arXiv 2510.05491",
+    (1e-4, 0.05),
+    "normuon:NorMuon",
+    lr(0.02),
+    momentum(0.95),
+    Hyperparameter("beta2", float, 0.95, "decay rate of the rows' second moments", DECAY),
+    weight_decay(),
+    flag("nesterov", "Nesterov momentum", default=True),
+    _NS_COEFFICIENTS,
+    _NS_STEPS,
+    _adjust_lr_fn(None),
+    eps(1e-10),
 )
-ADAMUON = pair(
-    OptimizerSpec(
-        name="adamuon",
-        summary="Muon with a second moment of each weight's updates, AdamW on all other parameters",
-        paper="arXiv 2507.11005",
-        usual_lr=(1e-5, 0.02),
-        traits=_TRAITS,
-        implementations=(
-            native(
-                "adamuon:AdaMuon",
-                lr(1e-3),
-                betas(0.95, 0.95),
-                weight_decay(0.1),
-                flag("sign", "orthogonalize the momentum's signs", default=True),
-                _NS_COEFFICIENTS,
-                _NS_STEPS,
-                _adjust_lr_fn("match_rms_adamw"),
-                eps(),
-                _ORTHOGONALIZE,
-                *_PIECES,
-                *WHERE_AND_WHEN,
-                target_roles=MATRICES,
-                across="owned",
-            ),
-        ),
-    ),
-    ADAMW,
+ADAMUON = _variant(
     "adamuon",
+    "Muon with a second moment of each weight's updates, AdamW on all other parameters",
+    "arXiv 2507.11005",
+    (1e-5, 0.02),
+    "adamuon:AdaMuon",
+    lr(1e-3),
+    betas(0.95, 0.95),
+    weight_decay(0.1),
+    flag("sign", "orthogonalize the momentum's signs", default=True),
+    _NS_COEFFICIENTS,
+    _NS_STEPS,
+    _adjust_lr_fn("match_rms_adamw"),
+    eps(),
 )
 
 SPECS = (MUON, upstream(MUON, "torch/muon"), NORMUON, ADAMUON)
