@@ -39,11 +39,13 @@ from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.lookahead import Lookahead
 from anyoptim.integrations.whole import _flaw
 
-ENGINES = ["muon", "apollo_adamw", "apollo_mini", "galore_adamw", "galore_adafactor", "grokadamw", "lomo", "adalomo"]
+FUSED = ["lomo", "adalomo"]
+MUONS = ["muon", "normuon", "adamuon"]
+LOW_RANK = ["apollo_adamw", "apollo_mini", "galore_adamw", "galore_adamw_8bit", "galore_adafactor"]
+ENGINES = [*MUONS, *LOW_RANK, "grokadamw", *FUSED]
 HYBRIDS = ["muon+sgd", "muon+prodigy"]
 WRAPPED = ["lookahead(muon)", "cautious(lion)", "orthograd(adamw_torch)", "schedule_free(sgd)", "sam(adamw_torch)"]
 PACKAGES = ["adamw_torch", "lion", "adopt", "lbfgs", "timm/adafactorbv"]
-FUSED = ["lomo", "adalomo"]
 LOCAL = ["apollo_mini", "muon+adopt"]
 """Those that look at a gradient's local part, or change it in place."""
 
@@ -223,9 +225,9 @@ TWO: Cases = {
     **{f"flat pieces: {name}": partial(flat_pieces_are_refused, name) for name in ("adalomo", "grokadamw", "muon")},
     "flat pieces: adamw_torch": adamw_trains_on_flat_pieces,
     **{f"sums: {name}": partial(sums_are_reduced, name) for name in (*ENGINES[:-2], *HYBRIDS, *WRAPPED, *PACKAGES)},
-    **{f"sequence parallel: {name}": partial(sequence_parallel, name) for name in ("apollo_mini", "grokadamw", *FUSED)},
+    **{f"sequence parallel: {name}": partial(sequence_parallel, name) for name in ENGINES},
     **{f"sequence parallel: fused {name}": partial(sequence_parallel, name, **IN_BACKWARD) for name in LOCAL},
-    **{f"{name} on tp": partial(as_one, name, "tp") for name in ("grokadamw", "apollo_adamw", "muon")},
+    **{f"{name} on tp": partial(as_one, name, "tp") for name in ENGINES},
     "prodigy on fsdp": partial(as_one, "prodigy", "fsdp", lr=1.0),  # numbers of sums over shards
     "ZeRO projects by name": zero_projects_by_name,
     "ZeRO refuses facades": zero_refuses_facades,
