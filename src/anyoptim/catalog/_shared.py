@@ -95,6 +95,7 @@ def native(
     by_place: bool = False,
     across: Across = "",
     owned_with: dict[str, object] | None = None,
+    unsteady: dict[str, str] | None = None,
 ) -> Implementation:
     """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
     return Implementation(
@@ -110,4 +111,5 @@ def native(
         by_place=by_place,
         across=across,
         owned_with=owned_with or {},
+        unsteady=unsteady or {},
     )

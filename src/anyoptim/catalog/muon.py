@@ -107,10 +107,25 @@ MUON = pair(
 
 
 def _variant(
-    name: str, summary: str, paper: str, usual_lr: tuple[float, float], target: str, *own: Hyperparameter
+    name: str,
+    summary: str,
+    paper: str,
+    usual_lr: tuple[float, float],
+    target: str,
+    *own: Hyperparameter,
+    unsteady: dict[str, str] | None = None,
 ) -> OptimizerSpec:
     """An engine of ours on Muon's, with AdamW for the rest."""
-    engine = native(target, *own, _ORTHOGONALIZE, *_PIECES, *WHERE_AND_WHEN, target_roles=MATRICES, across="owned")
+    engine = native(
+        target,
+        *own,
+        _ORTHOGONALIZE,
+        *_PIECES,
+        *WHERE_AND_WHEN,
+        target_roles=MATRICES,
+        across="owned",
+        unsteady=unsteady,
+    )
     spec = OptimizerSpec(
         name=name, summary=summary, paper=paper, usual_lr=usual_lr, traits=_TRAITS, implementations=(engine,)
     )
@@ -132,6 +147,8 @@ NORMUON = _variant(
     _NS_STEPS,
     _adjust_lr_fn(None),
     eps(1e-10),
+    # rows of next to nothing are made as large as the others
+    unsteady={"torch.compile": "Newton-Schulz iterations round otherwise when compiled"},
 )
 ADAMUON = _variant(
     "adamuon",
