@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections import ChainMap, OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -188,7 +189,9 @@ def sums_over_shards(optimizer: Optimizer, place_of: PlaceOf) -> None:
     step: Any = type(optimizer).step
 
     def step_with_whole_numbers(this: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        with _WholeNumbers():
+        # torch.compile cannot trace all that a package computes under a mode, nor does a whole parameter need one
+        sharded = any(isinstance(each, DTensor) for group in this.param_groups for each in group["params"])
+        with _WholeNumbers() if sharded else nullcontext():
             return step(this, *args, **kwargs)
 
     optimizer.step = MethodType(step_with_whole_numbers, optimizer)  # type: ignore[method-assign]  # schedulers wrap methods
