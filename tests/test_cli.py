@@ -187,7 +187,8 @@ def test_a_missing_package_is_one_line_before_anything_runs(missing: str, words:
         "main()\n"
     )
     done = new_python(program, code=1)
-    assert done.stderr.startswith("error: ")
+    said = [line for line in done.stderr.splitlines() if "going on" not in line]  # a slow machine's
+    assert said[0].startswith("error: ")
     assert install in done.stderr
     assert "Traceback" not in done.stderr
 

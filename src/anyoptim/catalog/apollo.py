@@ -52,7 +52,7 @@ APOLLO = OptimizerSpec(
             FUSED_BACKWARD,
             target_roles=MATRICES,
             by_place=True,
-            # a random projection stays on shards: 16 bytes are sent in a step
+            # a random projection stays on shards, which takes fewer bytes
             owned_with={"proj": "svd"},
         ),
         Implementation(
