@@ -18,6 +18,8 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from anyoptim.engines.stepping import evaluated
+
 _PARTS = ("codes", "scale")
 """What a quantized tensor is made of; its table of values is a constant."""
 _SIGNED = {"exp_avg": True, "exp_avg_sq": False, "max_exp_avg_sq": False}
@@ -29,10 +31,7 @@ def step_on_parts(optimizer: Any) -> None:
 
     # not as a wrapper of it: facades call what is wrapped
     def step_on_plain_tensors(this: Any, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         parts = {each: _part(each) for group in this.param_groups for each in group["params"]}
         twin = object.__new__(type(this))
         groups = [{**group, "params": [parts[each] for each in group["params"]]} for group in this.param_groups]
