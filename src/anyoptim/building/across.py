@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from anyoptim.arguments.fields import Fields
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.building.storing import is_stored
 from anyoptim.engines.local_shards import LocalShards
 from anyoptim.engines.owned import Owned
 from anyoptim.names.spec import Across, Implementation
@@ -38,9 +39,19 @@ def across(implementation: Implementation, given: Mapping[str, object], *, shard
         return "owned"
     if not sharded or implementation.across != "local":
         return implementation.across if sharded else ""
+    return "local" if is_elementwise(implementation, given) else "owned"
+
+
+def is_elementwise(implementation: Implementation, given: Mapping[str, object]) -> bool:
+    """Whether an optimizer updates each element by itself, set as it is.
+
+    Args:
+        implementation: what is known of it.
+        given: the keywords of its constructor.
+    """
     default = {each.keyword: each.default for each in implementation.hyperparameters}
     changed = {key for key, value in given.items() if key not in _OF_AN_ELEMENT and value != default.get(key)}
-    return "owned" if changed else "local"
+    return (implementation.elementwise or implementation.across == "local") and not changed
 
 
 def way_across(
@@ -57,6 +68,9 @@ def way_across(
     owned = blueprint.settings.get("owned") is True
     sharded = sharded or is_sharded(blueprint.fields, blueprint.routing)
     owned = owned or (sharded and _looks_at_whole_parameters(blueprint, implementation))
+    if sharded and not owned and is_stored(blueprint):
+        # what is packed is a plain tensor: of a part where elements are for themselves, of the whole otherwise
+        return "local" if is_elementwise(implementation, given) else "owned"
     return across(implementation, given, sharded=sharded, owned=owned)
 
 

@@ -12,19 +12,20 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from anyoptim.building import mends
-from anyoptim.building.across import stepping_across, way_across
+from anyoptim.building.across import is_elementwise, stepping_across, way_across
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.calling import made_by
 from anyoptim.building.plain_state import as_plain
 from anyoptim.building.records import stamp
 from anyoptim.building.state_dicts import carry
+from anyoptim.building.storing import stored
 from anyoptim.building.training_weights import TrainingWeights
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.copies import copy_whole
 from anyoptim.engines.distributed import lay_out_gradient
+from anyoptim.engines.facade import Facade
 from anyoptim.engines.fused_backward import FusedBackward
-from anyoptim.engines.wrapper import Wrapper
 from anyoptim.errors import OptimArgsError, OptimError
 from anyoptim.names.composing import MEMBER
 from anyoptim.names.spec import Implementation
@@ -117,6 +118,9 @@ def assemble(
         wrap: Any = wrapper.default.load()
         keywords = blueprint.settings.of_scope("wrapper", wrapper.name)
         optimizer = made_by(wrap, f"{wrapper.name}: {wrapper.default.class_path}", optimizer, **keywords)
+    if blueprint.spec.wrappers:
+        inside = [each for _, each in blueprint.members] + [each.default for each in blueprint.spec.wrappers]
+        optimizer = stored(optimizer, blueprint, inside, elementwise=False, trial=stands_for is not None)
     return optimizer
 
 
@@ -148,6 +152,9 @@ def _bare(
 
     def finished(made: Optimizer, each: Implementation, given: Mapping[str, object]) -> Optimizer:
         mended = _mended(made, each, blueprint, stands_for or {})
+        if not spec.wrappers:  # around which it goes otherwise, since their averages and slow weights are state
+            alone = is_elementwise(each, given)
+            mended = stored(mended, blueprint, [each], elementwise=alone, trial=stands_for is not None)
         held = (parameter for group in made.param_groups for parameter in group["params"])
         way = way_across(blueprint, each, given, sharded=any(isinstance(one, DTensor) for one in held))
         # a trial steps whole parameters where there is nobody to exchange them with
@@ -201,7 +208,7 @@ def _that_it_has(
 
 def _refuse_inert_overrides(blueprint: Blueprint, optimizer: Optimizer) -> None:
     """Raise for an override of a keyword that the optimizer keeps for all groups together."""
-    while isinstance(optimizer, Wrapper):
+    while isinstance(optimizer, Facade):
         optimizer = optimizer.optimizer
     members = optimizer.optimizers.values() if isinstance(optimizer, CompositeOptimizer) else (optimizer,)
     kept_by_group = {"lr_ratio"}.union(blueprint.settings.of_scope("target"), *(each.defaults for each in members))

@@ -19,13 +19,14 @@ from typing import Any
 from anyoptim.catalog._algorithms import Algorithm, algorithms
 from anyoptim.catalog._keywords import hyperparameters_from
 from anyoptim.names.composing import pair
-from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, STORAGE, WHERE_AND_WHEN, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 from anyoptim.names.unmade import Unmade
 
 FOLDER = Path(__file__).parent / "index"
 
 ACROSS = Path(__file__).parent / "across.json"
+STORED = Path(__file__).parent / "stored.json"
 """What ``make across`` has found by trying."""
 
 NO_TRAITS = Traits()
@@ -147,6 +148,19 @@ def ways_across() -> Mapping[str, Any]:
     return {path: way for way, paths in found.items() for path in paths}
 
 
+@lru_cache(maxsize=1)
+def _stored() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(STORED.read_text(encoding="utf-8"))
+    return found
+
+
+def held_between_steps(path: str) -> dict[str, Any]:
+    """Return what is known of a name's state and step, as fields of its implementation; see ``stored.json``."""
+    found = _stored()
+    keys = {field: frozenset(found[field].get(path, ())) for field in ("weights_in_state", "exact_state")}
+    return {"elementwise": path in found["elementwise"], **keys}
+
+
 def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: Mapping[str, object]) -> OptimizerSpec:
     algorithm = algorithms().get(path) or algorithms().get(own) or Algorithm(own)
     differs = {name: {"default": default} for name, default in facts.defaults.items()}
@@ -161,7 +175,7 @@ def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: M
     unsupported = {}
     coupled = "its step evaluates the loss again" if facts.traits.needs_closure else facts.coupled
     if coupled:
-        unsupported["fused_backward"] = coupled
+        unsupported = dict.fromkeys((each.name for each in (FUSED_BACKWARD, *STORAGE)), coupled)
     else:
         hyperparameters += WHERE_AND_WHEN
     fields: dict[str, Any] = {
@@ -171,6 +185,7 @@ def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: M
         "refused": facts.refused,
         "unsupported": unsupported,
         "across": ways_across().get(path, ""),
+        **held_between_steps(path),
         **shared,
         **facts.implementation,
     }

@@ -39,6 +39,8 @@ from anyoptim.engines.low_rank import (
     sides,
     svd,
 )
+from anyoptim.engines.on_shards import stood_for
+from anyoptim.engines.stepping import original_of
 
 _TINY = 1e-8
 _GROWTH = 1.01
@@ -121,13 +123,15 @@ class APOLLOAdamW(LowRank):
 
     def _seed(self, parameter: Tensor) -> int:
         """Return a new matrix's seed: from its name, or its place among all parameters, from 1."""
+        parameter = stood_for(parameter)
         held = self._seeds.get(parameter)
         if held is not None:
             return held
         # at the first step, and when groups were added or FSDP2 replaced parameters
         places = itertools.count(1)
-        seeds = {each: next(places) for group in self.param_groups for each in group["params"]}
-        for group in self.param_groups:
+        groups = original_of(self).param_groups
+        seeds = {each: next(places) for group in groups for each in group["params"]}
+        for group in groups:
             names = group.get("param_names", ())
             if len(names) == len(group["params"]):  # ZeRO leaves all names to a part of the parameters
                 seeds.update(zip(group["params"], (zlib.crc32(name.encode()) for name in names), strict=True))

@@ -20,11 +20,18 @@ from anyoptim.engines.loading import (
     of_those_with_state,
     packed,
 )
-from anyoptim.engines.stepping import evaluated, step_inside
+from anyoptim.engines.stepping import (
+    HoldsOptimizers,
+    evaluated,
+    step_inside,
+    take_back,
+    take_back_attributes,
+    twin_of,
+)
 from anyoptim.names.composing import MEMBER
 
 
-class CompositeOptimizer(Optimizer):
+class CompositeOptimizer(HoldsOptimizers):
     """Runs several optimizers as one ``torch.optim.Optimizer``.
 
     ``param_groups`` holds the very dicts that the inner optimizers use, those of the first one first, and ``state`` is
@@ -75,6 +82,20 @@ class CompositeOptimizer(Optimizer):
     def owner(self, group: Mapping[str, Any]) -> Optimizer:
         """Return the inner optimizer of one of the groups."""
         return self.optimizers[group[MEMBER]]
+
+    def twin(self, groups: list[dict[str, Any]], state: Any) -> Optimizer:
+        """Return the same hybrid of twins; see :func:`anyoptim.engines.stepping.twin_of`."""
+        own = {name: [each for each in groups if each[MEMBER] == name] for name in self.optimizers}
+        optimizers = {name: twin_of(each, own[name], state) for name, each in self.optimizers.items() if own[name]}
+        twin: Optimizer = object.__new__(type(self))
+        vars(twin).update({**vars(self), "optimizers": optimizers, "param_groups": groups, "state": state})
+        return twin
+
+    def take_back(self, twin: Any) -> None:
+        """Keep what a twin has put into attributes; see :func:`anyoptim.engines.stepping.take_back`."""
+        take_back_attributes(self, twin, "optimizers", "param_groups", "state")
+        for name, each in twin.optimizers.items():
+            take_back(self.optimizers[name], each)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the optimizer that its key ``"optimizer"`` names, or to the first one."""

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.copies import copy_whole, kept_attributes
 from anyoptim.engines.loading import after_loading, before_loading, between_hooks
+from anyoptim.engines.stepping import HoldsOptimizers, take_back, take_back_attributes, twin_of
 from anyoptim.errors import UnsupportedError
 
 
@@ -20,7 +21,7 @@ def not_around_parameters(kind: type[Optimizer]) -> UnsupportedError:
     )
 
 
-class Facade(Optimizer):
+class Facade(HoldsOptimizers):
     """A ``torch.optim.Optimizer`` around another one, whose groups, state and defaults it has.
 
     Schedulers, accelerate and checkpoints see the very dicts that the inner optimizer uses. State dicts are the inner
@@ -80,6 +81,17 @@ class Facade(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return kept_attributes(self)
+
+    def twin(self, groups: list[dict[str, Any]], state: Any) -> Optimizer:
+        """Return the same facade around a twin; see :func:`anyoptim.engines.stepping.twin_of`."""
+        twin: Optimizer = object.__new__(type(self))
+        vars(twin).update({**vars(self), "optimizer": twin_of(self.optimizer, groups, state)})
+        return twin
+
+    def take_back(self, twin: Any) -> None:
+        """Keep what a twin has put into attributes; see :func:`anyoptim.engines.stepping.take_back`."""
+        take_back_attributes(self, twin, "optimizer")
+        take_back(self.optimizer, twin.optimizer)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.distributed import local
 from anyoptim.engines.facade import Facade
-from anyoptim.engines.stepping import StepsParts, evaluated, stepped_twin, take_back, values_of
+from anyoptim.engines.stepping import StepsParts, evaluated, step_inside, stepped_twin, take_back, values_of
 
 Chosen = Sequence[tuple[int, Tensor]]
 """Parameters, each with the index of its group."""
@@ -68,11 +68,16 @@ class StandIns:
         self._twin: Optimizer | None = None
         self.after: dict[int, Mapping[str, Any]] = {}
 
-    def step(self, stand_ins: Iterable[tuple[int, Tensor, dict[str, Any]]]) -> dict[Tensor, dict[str, Any]]:
+    def step(
+        self,
+        stand_ins: Iterable[tuple[int, Tensor, dict[str, Any]]],
+        act: Callable[[Any], object] = step_inside,
+    ) -> dict[Tensor, dict[str, Any]]:
         """Let the optimizer step on tensors that have gradients.
 
         Args:
             stand_ins: the index of the group, the tensor, and its state.
+            act: what it does, if it is another thing than a step.
 
         Returns:
             The state of each after the step.
@@ -86,7 +91,7 @@ class StandIns:
         if not parts:
             return {}
         groups = self.optimizer.param_groups
-        twin = stepped_twin(self.optimizer, [(groups[index], tensors) for index, tensors in parts.items()], state)
+        twin = stepped_twin(self.optimizer, [(groups[index], tensors) for index, tensors in parts.items()], state, act)
         self.after.update(zip(parts, values_of(twin), strict=True))
         self._twin = twin
         return {tensor: state[tensor] for tensors in parts.values() for tensor in tensors if tensor in state}
@@ -147,9 +152,10 @@ def stand_in(values: Tensor, gradient: Tensor | None, parameter: Tensor) -> Tens
 
 
 def stood_for(tensor: Tensor) -> Tensor:
-    """Return the parameter that a stand-in stands for; any other tensor itself."""
-    parameter: Tensor = getattr(tensor, "stands_for", tensor)
-    return parameter
+    """Return the parameter that a stand-in, or a stand-in's, stands for; any other tensor itself."""
+    while hasattr(tensor, "stands_for"):
+        tensor = tensor.stands_for
+    return tensor
 
 
 def one_element(parameter: Tensor, example: Tensor, *, with_gradient: bool = True) -> Tensor:

@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.distributed import lay_out_gradient
 
+_ORIGINAL = "original"
+"""The attribute of a twin that holds the optimizer that it is one of."""
+
 
 def evaluated(closure: Callable[[], float] | None) -> float | None:
     """Return the loss that a closure computes with its gradients, if there is one."""
@@ -58,6 +61,18 @@ def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         after(optimizer, args, kwargs)
 
 
+class HoldsOptimizers(Optimizer):
+    """An optimizer around others, whose twin is around twins of these."""
+
+    def twin(self, groups: list[dict[str, Any]], state: Any) -> Optimizer:
+        """As :func:`twin_of`."""
+        raise NotImplementedError
+
+    def take_back(self, twin: Any) -> None:
+        """As :func:`take_back`."""
+        raise NotImplementedError
+
+
 class StepsParts(Optimizer):
     """An optimizer that knows by itself how to step on some of its parameters."""
 
@@ -91,7 +106,10 @@ def step_part(optimizer: Optimizer, group: dict[str, Any], parameters: Sequence[
 
 
 def stepped_twin(
-    optimizer: Optimizer, parts: Sequence[tuple[Mapping[str, Any], Sequence[Tensor]]], state: Any
+    optimizer: Optimizer,
+    parts: Sequence[tuple[Mapping[str, Any], Sequence[Tensor]]],
+    state: Any,
+    act: Callable[[Any], object] = step_inside,
 ) -> Optimizer:
     """Return an optimizer that is the same one but for its groups and state, after a step.
 
@@ -99,6 +117,7 @@ def stepped_twin(
         optimizer: its groups and state stay as they are.
         parts: groups' values, each with the tensors that are its parameters; values are copied.
         state: the twin's, a mapping that makes what is not in it.
+        act: what the twin does, if it is another thing than a step.
     """
     groups = [
         {
@@ -107,10 +126,30 @@ def stepped_twin(
         }
         for group, parameters in parts
     ]
-    twin: Optimizer = object.__new__(type(optimizer))
-    vars(twin).update({**vars(optimizer), "param_groups": groups, "state": state})
-    step_inside(twin)
+    twin = twin_of(optimizer, groups, state)
+    act(twin)
     return twin
+
+
+def twin_of(optimizer: Optimizer, groups: list[dict[str, Any]], state: Any) -> Optimizer:
+    """Return an optimizer that is the same one but for its groups and state.
+
+    Args:
+        optimizer: stays as it is.
+        groups: the twin's.
+        state: the twin's.
+    """
+    if isinstance(optimizer, HoldsOptimizers):
+        return optimizer.twin(groups, state)
+    twin: Optimizer = object.__new__(type(optimizer))
+    vars(twin).update({**vars(optimizer), "param_groups": groups, "state": state, _ORIGINAL: original_of(optimizer)})
+    return twin
+
+
+def original_of(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer whose twin, or twin's twin, an optimizer is; of one that is none, itself."""
+    original: Optimizer = vars(optimizer).get(_ORIGINAL, optimizer)
+    return original
 
 
 def values_of(twin: Optimizer) -> list[dict[str, Any]]:
@@ -126,7 +165,15 @@ def _step_of(optimizer: Optimizer) -> Any:
 
 def take_back(optimizer: Optimizer, twin: Optimizer) -> None:
     """Keep what a twin's step has put into attributes, such as a count of its own."""
+    if isinstance(optimizer, HoldsOptimizers):
+        optimizer.take_back(twin)
+    else:
+        take_back_attributes(optimizer, twin, "param_groups", "state", _ORIGINAL)
+
+
+def take_back_attributes(optimizer: Optimizer, twin: Optimizer, *but: str) -> None:
+    """Keep a twin's attributes, but for some."""
     before = vars(optimizer)
     for name, value in vars(twin).items():
-        if name not in ("param_groups", "state") and before.get(name) is not value:
+        if name not in but and before.get(name) is not value:
             before[name] = value

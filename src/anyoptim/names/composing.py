@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from anyoptim.errors import OptimError
-from anyoptim.names.hyperparameters import Hyperparameter, Scope
+from anyoptim.names.hyperparameters import STORAGE, Hyperparameter, Scope
 from anyoptim.names.spec import OptimizerSpec
+
+_STORAGE = frozenset(each.name for each in STORAGE)
 
 MEMBER = "optimizer"
 """The key of a param group that names the optimizer of a pair that it is for."""
@@ -43,9 +45,11 @@ def pair(matrix: OptimizerSpec, fallback: OptimizerSpec, name: str, **described:
     facades = tuple(each for each in theirs.hyperparameters if each.scope == "facade")
     implementations = []
     for each in matrix.implementations:
-        own = tuple(one for one in each.hyperparameters if one.scope != "fallback")
+        own = tuple(one for one in each.hyperparameters if one.scope != "fallback" and _of_both(one, facades))
         has = {one.name for one in own}
-        added = tuple(replace(one, default=False) for one in facades if one.name not in has)
+        added = tuple(
+            replace(one, default=False) for one in facades if one.name not in has and one.name not in _STORAGE
+        )
         implementations.append(
             replace(
                 each,
@@ -91,10 +95,12 @@ def wrapped(inner: OptimizerSpec, wrapper: OptimizerSpec) -> OptimizerSpec:
         _taken_by(wrapper, each, name=f"{wrapper.name}_{each.name}", scope="wrapper") for each in theirs.hyperparameters
     )
     waits = {"fused_backward": f"{wrapper.name} needs every gradient of a step at once"}
+    if wrapper.traits.needs_closure:
+        waits |= dict.fromkeys(_STORAGE, f"{wrapper.name} evaluates the loss at other weights")
     implementations = tuple(
         replace(
             each,
-            hyperparameters=(*(one for one in each.hyperparameters if one.name != "fused_backward"), *added),
+            hyperparameters=(*(one for one in each.hyperparameters if one.name not in waits), *added),
             unsupported={**each.unsupported, **waits},
             limits={**theirs.limits, **each.limits},
             unsteady={**theirs.unsteady, **each.unsteady},
@@ -168,6 +174,11 @@ def variant(
         usual_lr=usual_lr or spec.usual_lr,
         implementations=implementations,
     )
+
+
+def _of_both(own: Hyperparameter, facades: tuple[Hyperparameter, ...]) -> bool:
+    """Whether a hybrid has a hyperparameter of its matrix optimizer: what is held between steps, both are told."""
+    return own.name not in _STORAGE or any(each.name == own.name for each in facades)
 
 
 def _taken_by(member: OptimizerSpec, each: Hyperparameter, *, name: str, scope: Scope) -> Hyperparameter:

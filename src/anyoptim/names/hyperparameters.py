@@ -109,5 +109,34 @@ OWNED = Hyperparameter(
     "under DDP each parameter is stepped by one process, which alone holds its state",
     scope="facade",
 )
-WHERE_AND_WHEN = (FUSED_BACKWARD, OWNED)
+MASTER_WEIGHTS = Hyperparameter(
+    "master_weights",
+    Literal["own", "24bit", "32bit", "stochastic", "kahan"],
+    "own",
+    "what lies behind weights in bf16 or fp16 between steps",
+    scope="facade",
+)
+STATE_DTYPE = Hyperparameter(
+    "state_dtype",
+    Literal["own", "fp32", "bf16", "int8", "int4"],
+    "own",
+    "how state of a parameter's size is held between steps",
+    scope="facade",
+)
+OFFLOAD = Hyperparameter(
+    "offload",
+    Literal["none", "cpu", "disk"],
+    "none",
+    "where state and what lies behind weights are held between steps",
+    scope="facade",
+)
+OFFLOAD_DIR = Hyperparameter(
+    "offload_dir", str, "", "folder of offload=disk; empty: the system's for temporary files", scope="facade"
+)
+SAVE_FP32 = Hyperparameter(
+    "save_fp32", bool, False, "the Trainer saves the model in fp32, with what lies behind its weights", scope="facade"
+)
+STORAGE = (MASTER_WEIGHTS, STATE_DTYPE, OFFLOAD, OFFLOAD_DIR, SAVE_FP32)
+"""What :class:`anyoptim.engines.stored.Stored` is told."""
+WHERE_AND_WHEN = (FUSED_BACKWARD, OWNED, *STORAGE)
 """For implementations whose step updates each parameter from its own gradient, state and group alone."""

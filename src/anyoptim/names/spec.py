@@ -77,6 +77,10 @@ class Implementation:
         resized_state: keys of its state whose tensors change their size as it trains.
         across: how it steps on parameters that several processes share; found by the conformance kit.
         owned_with: values of hyperparameters that make it look at whole parameters, so that these have owners.
+        elementwise: each element is updated from its own gradient and state, and the group's values, alone.
+        weights_in_state: keys of its state that hold weights, which fewer bits than 24 would spoil.
+        exact_state: keys of its state whose tensors are of a parameter's shape by chance only, as rotations of square
+            matrices are, or that fewer bits would spoil.
     """
 
     name: str
@@ -110,6 +114,9 @@ class Implementation:
     resized_state: frozenset[str] = frozenset()
     across: Across = ""
     owned_with: Mapping[str, object] = field(default_factory=dict)
+    elementwise: bool = False
+    weights_in_state: frozenset[str] = frozenset()
+    exact_state: frozenset[str] = frozenset()
 
     @property
     def may_fail(self) -> Mapping[str, str]:

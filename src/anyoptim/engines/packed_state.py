@@ -1,0 +1,180 @@
+"""The state of one parameter as it lies in memory between steps, and as its optimizer steps on it.
+
+What is packed has a word after its key: ``exp_avg:int8`` with ``exp_avg:scale``, ``z:bf16`` with ``z:24bit``,
+``weight:32bit``. So state says by itself how it is packed, and loads under other settings, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anyoptim.engines import packing
+
+WEIGHT = "weight"
+"""What stands before the word of what lies behind a weight."""
+SCALE = "scale"
+_BITS = {"int8": 8, "int4": 4}
+_REMAINDERS = {"24bit": 24, "32bit": 32}
+_WORDS = frozenset({*_BITS, *_REMAINDERS, "bf16", "kahan", "stochastic", SCALE})
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How weights and state are held between steps.
+
+    Args:
+        master_weights: what lies behind weights in bf16 or fp16: ``own`` (nothing), ``24bit``, ``32bit``,
+            ``stochastic`` or ``kahan``.
+        state_dtype: of state of a parameter's shape: ``own``, ``fp32``, ``bf16``, ``int8`` or ``int4``.
+        weights: keys of state that holds weights: at 24 bits where other state has fewer.
+        exact: keys of state that stays as it is, such as rotations, which have a parameter's shape by chance.
+    """
+
+    master_weights: str = "own"
+    state_dtype: str = "own"
+    weights: frozenset[str] = frozenset()
+    exact: frozenset[str] = frozenset()
+
+    @property
+    def steps_wide(self) -> bool:
+        """Whether steps are in fp32, whatever the weights' dtype."""
+        return (self.master_weights, self.state_dtype) != ("own", "own")
+
+    def way_of(self, key: str, value: object, shape: torch.Size) -> str:
+        """Return how a value of a parameter's state is packed; "" if it stays as it is."""
+        if self.state_dtype in ("own", "fp32") or key in self.exact or len(shape) < 2:
+            return ""
+        packable = isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.float32
+        if not packable or not shape.numel():
+            return ""
+        return "24bit" if key in self.weights else self.state_dtype
+
+
+def word_of(key: object) -> str:
+    """Return the word after a key of state, if it is packed; "" otherwise."""
+    _, _, word = key.rpartition(":") if isinstance(key, str) else ("", "", "")
+    return word if word in _WORDS else ""
+
+
+def is_remainder(key: object) -> bool:
+    """Whether a key of state is of what lies behind a weight."""
+    return isinstance(key, str) and key.startswith(f"{WEIGHT}:") and bool(word_of(key))
+
+
+def lies_by_rows(key: object) -> bool:
+    """Whether a packed tensor has the rows of its parameter, but a length of its own."""
+    return word_of(key) in (SCALE, "int4")
+
+
+def state_packed(state: Mapping[str, Any], storage: Storage, shape: torch.Size) -> dict[str, Any]:
+    """Return the state of a parameter, or of some of its rows, packed.
+
+    Args:
+        state: as a step leaves it.
+        storage: how it is held.
+        shape: of the parameter, or of its rows.
+    """
+    packed: dict[str, Any] = {}
+    for key, value in state.items():
+        way = storage.way_of(key, value, shape)
+        if way in _BITS:
+            packed[f"{key}:{way}"], packed[f"{key}:{SCALE}"] = packing.pack(value, _BITS[way])
+        elif way == "24bit":
+            packed[f"{key}:bf16"], packed[f"{key}:24bit"] = packing.split(value, torch.bfloat16, 24)
+        elif way == "bf16":
+            packed[f"{key}:bf16"] = value.to(torch.bfloat16)
+        else:
+            packed[key] = value
+    return packed
+
+
+def state_unpacked(packed: Mapping[str, Any], shape: torch.Size) -> dict[str, Any]:
+    """Return what :func:`state_packed` was given, without what lies behind the weight."""
+    state: dict[str, Any] = {}
+    for key, value in packed.items():
+        word = word_of(key)
+        own = key.removesuffix(f":{word}") if word else key
+        if is_remainder(key) or word == SCALE:
+            continue
+        if word in _BITS:
+            state[own] = packing.unpack(value, packed[f"{own}:{SCALE}"], _BITS[word], shape)
+        elif word == "24bit":
+            state[own] = packing.join(packed[f"{own}:bf16"], value)
+        elif word == "bf16":
+            state.setdefault(own, value.to(torch.float32))
+        else:
+            state[key] = value
+    return state
+
+
+def wide_weight(low: Tensor, packed: Mapping[str, Any]) -> Tensor:
+    """Return a weight in fp32, with what lies behind it; a weight of another dtype as it is.
+
+    Args:
+        low: in bf16 or fp16, or in a dtype that nothing lies behind.
+        packed: the state of its parameter.
+    """
+    if low.dtype not in packing.HALF:
+        return low
+    for word in _REMAINDERS:
+        if f"{WEIGHT}:{word}" in packed:
+            return packing.join(low, packed[f"{WEIGHT}:{word}"])
+    wide = low.to(torch.float32)
+    lost = packed.get(f"{WEIGHT}:kahan")
+    return wide if lost is None else wide.add_(lost)
+
+
+def weight_packed(wide: Tensor, dtype: torch.dtype, storage: Storage, seed: int) -> tuple[Tensor, dict[str, Any]]:
+    """Return a weight in 16 bits and what lies behind it, as it stands in the state.
+
+    Args:
+        wide: fp32.
+        dtype: bf16 or fp16.
+        storage: how it is held.
+        seed: of the noise that rounds, where it is stochastic.
+    """
+    way = storage.master_weights
+    if way in _REMAINDERS:
+        low, remainder = packing.split(wide, dtype, _REMAINDERS[way])
+        return low, {f"{WEIGHT}:{way}": remainder}
+    if way == "stochastic":
+        generator = torch.Generator(wide.device).manual_seed(seed)
+        noise = torch.randint(0, 2**16, wide.shape, generator=generator, dtype=torch.int32, device=wide.device)
+        return packing.round_stochastically(wide, dtype, noise), {}
+    low = wide.to(dtype)
+    return low, {f"{WEIGHT}:kahan": (wide - low).to(dtype)} if way == "kahan" else {}
+
+
+def restored(packed: MutableMapping[str, Any], storage: Storage, low: Tensor) -> dict[str, Any]:
+    """Return state that was packed in any way as it is held here; what lies behind a weight, as near as it can be.
+
+    Args:
+        packed: the state of a parameter, loaded.
+        storage: how it is held here.
+        low: the parameter's weight.
+    """
+    shape = low.shape
+    state = state_packed(state_unpacked(packed, shape), storage, shape)
+    way, key = storage.master_weights, f"{WEIGHT}:{storage.master_weights}"
+    if low.dtype not in packing.HALF or way == "own":
+        return state
+    if key in packed:
+        return {**state, key: packed[key]}
+    if way == "stochastic":
+        return state
+    wide = wide_weight(low, packed)
+    if way == "kahan":
+        return {**state, key: (wide - low).to(low.dtype)}
+    return {**state, key: packing.behind(low, wide, _REMAINDERS[way])}
+
+
+def ways_in(state: Mapping[Any, Any]) -> Iterator[str]:
+    """Yield the words of all that is packed in the state of several parameters."""
+    for held in state.values():
+        if isinstance(held, Mapping):
+            yield from filter(None, map(word_of, held))

@@ -1,0 +1,271 @@
+"""A facade that changes what lies in memory between steps: what is behind weights in 16 bits, packed state, and where.
+
+Source: arXiv 2602.23349, for any optimizer whose step needs one parameter alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from anyoptim.engines.loading import between_hooks, packed
+from anyoptim.engines.offloading import Beside
+from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
+from anyoptim.engines.ownership import BATCH_BYTES, batches
+from anyoptim.engines.packed_state import (
+    WEIGHT,
+    Storage,
+    is_remainder,
+    state_packed,
+    state_unpacked,
+    weight_packed,
+    wide_weight,
+    word_of,
+)
+from anyoptim.engines.packing import HALF
+from anyoptim.engines.stepping import step_inside
+
+CACHED = 2**18
+"""Elements that an element-wise step takes at once on a CPU: what it unpacks stays in the cache."""
+_SEED = f"{WEIGHT}:stochastic"
+_MODES = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A parameter, or some of its rows, that a step takes at once.
+
+    Args:
+        index: of its group.
+        parameter: a plain tensor.
+        rows: which; ``None``: all.
+    """
+
+    index: int
+    parameter: Tensor
+    rows: slice | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return the piece's part of the parameter, or of what has its rows."""
+        return tensor if self.rows is None else tensor[self.rows]
+
+
+class Stored(OnShards):
+    """Lets an optimizer step in fp32 on weights and state that take fewer bytes between steps, or lie elsewhere.
+
+    A step takes parameters in batches: it unpacks weights and state, lets the optimizer step, and packs. Nothing is
+    unpacked but the batch. Group values advance once a step. A parameter's state holds what is packed, and what lies
+    behind its weight, as tensors.
+
+    Args:
+        optimizer: updates a parameter from its gradient and state and its group's values alone.
+        storage: what is held between steps.
+        place: where.
+        elementwise: it updates each element from that element's gradient and state, so that it can step on some rows
+            of a parameter after others.
+        bound: bytes of weights, gradients and state that are unpacked at once; a parameter that needs more is alone.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        storage: Storage,
+        place: Beside | None = None,
+        *,
+        elementwise: bool = False,
+        bound: float = BATCH_BYTES,
+    ) -> None:
+        super().__init__(optimizer)
+        self.storage = storage
+        self.place = place or Beside()
+        self.elementwise = elementwise
+        self.bound = bound
+        self._seeded = 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return partial(self._turn, name) if name in _MODES else found
+
+    @torch.no_grad()
+    def _turn(self, mode: str, *args: Any) -> None:
+        """Let the optimizer inside turn its weights from those that it trains to those that it gives away, or back."""
+        every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
+        after = self._run(every, lambda twin: getattr(twin, mode)(*args))
+        for index, group in enumerate(self.param_groups):
+            group.update(after.get(index, {}))
+
+    def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
+        """Update parameters; see :class:`OnShards`."""
+        return self._run([each for each in chosen if each[1].grad is not None], step_inside, chosen)
+
+    def _run(
+        self, given: Chosen, act: Callable[[Any], object], advancing: Chosen = ()
+    ) -> dict[int, Mapping[str, Any]]:
+        """Let the optimizer inside do something to parameters, batch by batch."""
+        steps = StandIns(self.optimizer)
+        plain: dict[Tensor, dict[str, Any]] = {}
+
+        def unpacked(batch: Sequence[Piece]) -> list[dict[str, Any]]:
+            return [self._held(piece) for piece in batch]
+
+        for batch, held in self.place.one_ahead(list(self._batches(given)), unpacked):
+            stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
+            states = [state_unpacked(each, tensor.shape) for each, tensor in zip(held, stand_ins, strict=True)]
+            after = steps.step(
+                ((piece.index, tensor, state) for (tensor, piece), state in zip(stand_ins.items(), states, strict=True)),
+                act,
+            )
+            for tensor, piece in stand_ins.items():
+                self._keep(piece, tensor, after.get(tensor, {}), plain)
+        for parameter, values in plain.items():
+            self.optimizer.state[parameter].update(values)
+        for index, parameter in advancing:
+            steps.advance(index, parameter, with_gradient=False)
+        steps.finish()
+        return steps.after
+
+    # ------------------------------------------------------------ batches
+
+    def _batches(self, given: Chosen) -> Iterator[list[Piece]]:
+        """Yield what is stepped on at once: pieces of one shape together, as many as the bound allows."""
+        pieces = [piece for index, parameter in given for piece in self._pieces(index, parameter)]
+        order = [(tuple(each.of(each.parameter).shape), str(each.parameter.dtype)) for each in pieces]
+        sizes = [each.of(each.parameter).numel() for each in pieces]
+        for numbers in batches([0] * len(pieces), sizes, order, self._elements(pieces)):
+            yield [pieces[number] for number in numbers]
+
+    def _pieces(self, index: int, parameter: Tensor) -> Iterator[Piece]:
+        most = self._elements([Piece(index, parameter)])
+        gradient = parameter.grad
+        whole = parameter.dim() < 2 or parameter.numel() <= most or (gradient is not None and gradient.is_sparse)
+        if whole or not self.elementwise or not self.storage.steps_wide:
+            yield Piece(index, parameter)
+            return
+        rows = max(1, int(most // parameter.shape[1:].numel()))
+        for start in range(0, parameter.shape[0], rows):
+            yield Piece(index, parameter, slice(start, min(start + rows, parameter.shape[0])))
+
+    def _elements(self, pieces: Sequence[Piece]) -> int:
+        """Return how many elements are stepped on at once."""
+        if not pieces or self.bound == float("inf"):
+            return 2**63
+        on_cpu = pieces[0].parameter.device.type == "cpu"
+        most = int(self.bound // BYTES_OF_AN_ELEMENT)
+        return min(most, CACHED) if on_cpu and self.elementwise else most
+
+    # ------------------------------------------------------------ one piece
+
+    def _held(self, piece: Piece) -> dict[str, Any]:
+        """Return the state of a piece where a step needs it, still packed."""
+        held: Mapping[str, Any] = self.optimizer.state.get(piece.parameter, {})
+        if piece.rows is not None:
+            shape = piece.parameter.shape
+            held = {
+                key: piece.of(value) if _has_rows(key, value, shape) else copy.deepcopy(value)
+                for key, value in held.items()
+            }
+        return self.place.fetched(held, piece.parameter.device)
+
+    def _stand_in(self, piece: Piece, held: Mapping[str, Any]) -> Tensor:
+        """Return a piece as the optimizer steps on it: in fp32, or the very weights."""
+        low, gradient = piece.of(piece.parameter.detach()), piece.parameter.grad
+        gradient = None if gradient is None else piece.of(gradient)
+        if not (self.storage.steps_wide and low.dtype in HALF):
+            return stand_in(low, gradient, piece.parameter)
+        wide = None if gradient is None else gradient.to(torch.float32)
+        return stand_in(wide_weight(low, held), wide, piece.parameter)
+
+    def _keep(
+        self, piece: Piece, tensor: Tensor, state: Mapping[str, Any], plain: dict[Tensor, dict[str, Any]]
+    ) -> None:
+        """Pack what a step has left of a piece, and put it where it lies between steps."""
+        low = piece.of(piece.parameter.detach())
+        after = state_packed(state, self.storage, tensor.shape)
+        if self.storage.steps_wide and low.dtype in HALF:
+            if self.storage.master_weights == "stochastic":
+                after[_SEED] = self._seed(piece.parameter)
+            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(after.get(_SEED, 0), piece))
+            low.copy_(made)
+            after.update(behind)
+        if not after:
+            return
+        before = self.optimizer.state[piece.parameter]
+        if piece.rows is None:
+            kept = {key: self._kept(value, before.get(key)) for key, value in after.items()}
+            self.optimizer.state[piece.parameter] = kept
+            return
+        values = plain.setdefault(piece.parameter, {})
+        for key, value in after.items():
+            if _has_rows(key, value, tensor.shape):
+                # the pieces that follow must not take what this one has made for what was there
+                self._write(before if key in before else values, key, value, piece)
+            else:
+                values[key] = value
+
+    def _kept(self, value: Any, before: object) -> Any:
+        return self.place.kept(value, before) if isinstance(value, Tensor) else value
+
+    def _write(self, state: dict[str, Any], key: str, value: Tensor, piece: Piece) -> None:
+        """Write some rows of a tensor of the state, which is made where it is not there yet."""
+        rows = piece.parameter.shape[0]
+        if key not in state:
+            made = value.new_empty((rows, *value.shape[1:]))
+            state[key] = self.place.kept(made, None)
+        part = piece.of(state[key])
+        if part.data_ptr() != value.data_ptr():
+            part.copy_(value, non_blocking=True)
+
+    def _seed(self, parameter: Tensor) -> int:
+        """Return the seed of this step's noise for a parameter; the first comes from the run's own."""
+        held = self.optimizer.state[parameter].get(_SEED)
+        if held is None:
+            self._seeded += 1
+            held = torch.initial_seed() + 0x9E3779B97F4A7C15 * self._seeded
+        return (held * 6364136223846793005 + 1442695040888963407) % 2**62
+
+    # ------------------------------------------------------------ loading
+
+    def load(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict; what is packed stays so, and is not the inner optimizer's business."""
+        state = state_dict["state"]
+        own = {key: _unpacked_of(held) for key, held in state.items()}
+        self.optimizer.load_state_dict({**state_dict, "state": {key: held for key, held in own.items() if held}})
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        every = [each for group in self.param_groups for each in group["params"]]
+        for key, parameter in zip(keys, every, strict=True):
+            held = state.get(key, {})
+            for name, value in held.items() if isinstance(held, Mapping) else ():
+                if word_of(name):
+                    self.optimizer.state[parameter][name] = self._loaded(value, parameter)
+
+    def _loaded(self, value: Any, parameter: Tensor) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return self.place.kept(value, None) if self.place.elsewhere else value.to(parameter.device)
+
+
+BYTES_OF_AN_ELEMENT = 32
+"""Bytes that an element takes in a batch: its weight, gradient and two moments in fp32, and what a step makes of them."""
+
+
+def _has_rows(key: object, value: Any, shape: torch.Size) -> bool:
+    """Whether a value of a parameter's state has its rows: it has its shape, or is packed."""
+    if not isinstance(value, Tensor) or not value.dim():
+        return False
+    return value.shape == shape or (bool(word_of(key)) and value.shape[0] == shape[0])
+
+
+def _unpacked_of(held: Any) -> Any:
+    return {key: value for key, value in held.items() if not word_of(key)} if isinstance(held, Mapping) else held
+
+
+def _mixed(seed: int, piece: Piece) -> int:
+    """Return a seed of a piece's own."""
+    return (seed + 0x9E3779B9 * (piece.rows.start if piece.rows else 0)) % 2**62
