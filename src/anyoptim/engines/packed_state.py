@@ -150,6 +150,21 @@ def weight_packed(wide: Tensor, dtype: torch.dtype, storage: Storage, seed: int)
     return low, {f"{WEIGHT}:kahan": (wide - low).to(dtype)} if way == "kahan" else {}
 
 
+def bytes_in_flight(packed: Mapping[str, Any], weight: Tensor, storage: Storage, elements: int) -> int:
+    """Return the bytes that are there only while some of a parameter is stepped on: in fp32, what else takes less.
+
+    Args:
+        packed: the state of the parameter.
+        weight: the parameter.
+        storage: how it is held.
+        elements: how many of its are stepped on.
+    """
+    wide = [weight] if storage.steps_wide and weight.dtype in packing.HALF else []  # and its gradient
+    words = [word for word in map(word_of, (key for key in packed if not is_remainder(key))) if word != SCALE]
+    unpacked = sum(word in (*_BITS, "bf16") for word in words)  # what has 24 bits is in bf16 and a remainder
+    return 4 * elements * (2 * len(wide) + unpacked)
+
+
 def restored(packed: MutableMapping[str, Any], storage: Storage, low: Tensor) -> dict[str, Any]:
     """Return state that was packed in any way as it is held here; what lies behind a weight, as near as it can be.
 

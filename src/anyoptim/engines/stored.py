@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim.engines.loading import between_hooks, packed
+from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.facade import Facade
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
-from anyoptim.engines.ownership import BATCH_BYTES, batches
+from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in
+from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
     Storage,
-    is_remainder,
     state_packed,
     state_unpacked,
     weight_packed,
@@ -31,30 +31,10 @@ from anyoptim.engines.packed_state import (
 )
 from anyoptim.engines.packing import HALF
 from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stored_batches import Piece, step_batches
 
-CACHED = 2**18
-"""Elements that an element-wise step takes at once on a CPU: what it unpacks stays in the cache."""
 _SEED = f"{WEIGHT}:stochastic"
 _MODES = ("train", "eval")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A parameter, or some of its rows, that a step takes at once.
-
-    Args:
-        index: of its group.
-        parameter: a plain tensor.
-        rows: which; ``None``: all.
-    """
-
-    index: int
-    parameter: Tensor
-    rows: slice | None = None
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """Return the piece's part of the parameter, or of what has its rows."""
-        return tensor if self.rows is None else tensor[self.rows]
 
 
 class Stored(OnShards):
@@ -89,6 +69,11 @@ class Stored(OnShards):
         self.bound = bound
         self._seeded = 0
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether a step may take some rows of a parameter after others."""
+        return self.elementwise and self.storage.steps_wide
+
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
         return partial(self._turn, name) if name in _MODES else found
@@ -112,10 +97,11 @@ class Stored(OnShards):
         steps = StandIns(self.optimizer)
         plain: dict[Tensor, dict[str, Any]] = {}
 
-        def unpacked(batch: Sequence[Piece]) -> list[dict[str, Any]]:
+        def fetched(batch: Sequence[Piece]) -> list[dict[str, Any]]:
             return [self._held(piece) for piece in batch]
 
-        for batch, held in self.place.one_ahead(list(self._batches(given)), unpacked):
+        every = list(step_batches(given, by_rows=self.by_rows, bound=self.bound))
+        for batch, held in self.place.one_ahead(every, fetched):
             stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
             states = [state_unpacked(each, tensor.shape) for each, tensor in zip(held, stand_ins, strict=True)]
             after = steps.step(
@@ -130,35 +116,6 @@ class Stored(OnShards):
             steps.advance(index, parameter, with_gradient=False)
         steps.finish()
         return steps.after
-
-    # ------------------------------------------------------------ batches
-
-    def _batches(self, given: Chosen) -> Iterator[list[Piece]]:
-        """Yield what is stepped on at once: pieces of one shape together, as many as the bound allows."""
-        pieces = [piece for index, parameter in given for piece in self._pieces(index, parameter)]
-        order = [(tuple(each.of(each.parameter).shape), str(each.parameter.dtype)) for each in pieces]
-        sizes = [each.of(each.parameter).numel() for each in pieces]
-        for numbers in batches([0] * len(pieces), sizes, order, self._elements(pieces)):
-            yield [pieces[number] for number in numbers]
-
-    def _pieces(self, index: int, parameter: Tensor) -> Iterator[Piece]:
-        most = self._elements([Piece(index, parameter)])
-        gradient = parameter.grad
-        whole = parameter.dim() < 2 or parameter.numel() <= most or (gradient is not None and gradient.is_sparse)
-        if whole or not self.elementwise or not self.storage.steps_wide:
-            yield Piece(index, parameter)
-            return
-        rows = max(1, int(most // parameter.shape[1:].numel()))
-        for start in range(0, parameter.shape[0], rows):
-            yield Piece(index, parameter, slice(start, min(start + rows, parameter.shape[0])))
-
-    def _elements(self, pieces: Sequence[Piece]) -> int:
-        """Return how many elements are stepped on at once."""
-        if not pieces or self.bound == float("inf"):
-            return 2**63
-        on_cpu = pieces[0].parameter.device.type == "cpu"
-        most = int(self.bound // BYTES_OF_AN_ELEMENT)
-        return min(most, CACHED) if on_cpu and self.elementwise else most
 
     # ------------------------------------------------------------ one piece
 
@@ -224,7 +181,7 @@ class Stored(OnShards):
 
     def _seed(self, parameter: Tensor) -> int:
         """Return the seed of this step's noise for a parameter; the first comes from the run's own."""
-        held = self.optimizer.state[parameter].get(_SEED)
+        held: int | None = self.optimizer.state[parameter].get(_SEED)
         if held is None:
             self._seeded += 1
             held = torch.initial_seed() + 0x9E3779B97F4A7C15 * self._seeded
@@ -251,8 +208,15 @@ class Stored(OnShards):
         return self.place.kept(value, None) if self.place.elsewhere else value.to(parameter.device)
 
 
-BYTES_OF_AN_ELEMENT = 32
-"""Bytes that an element takes in a batch: its weight, gradient and two moments in fp32, and what a step makes of them."""
+def stored_inside(optimizer: Optimizer) -> Iterator[Stored]:
+    """Yield what holds packed state inside of an optimizer, or is it."""
+    if isinstance(optimizer, Stored):
+        yield optimizer
+    elif isinstance(optimizer, Facade):
+        yield from stored_inside(optimizer.optimizer)
+    elif isinstance(optimizer, CompositeOptimizer):
+        for each in optimizer.optimizers.values():
+            yield from stored_inside(each)
 
 
 def _has_rows(key: object, value: Any, shape: torch.Size) -> bool:
