@@ -23,6 +23,8 @@ from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
     Storage,
+    first_seed,
+    next_seed,
     state_packed,
     state_unpacked,
     weight_packed,
@@ -82,7 +84,7 @@ class Stored(OnShards):
     def _turn(self, mode: str, *args: Any) -> None:
         """Let the optimizer inside turn its weights from those that it trains to those that it gives away, or back."""
         every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
-        after = self._run(every, lambda twin: getattr(twin, mode)(*args))
+        after = self._run(every, lambda twin: getattr(twin, mode)(*args), moves_weights_only=True)
         for index, group in enumerate(self.param_groups):
             group.update(after.get(index, {}))
 
@@ -91,7 +93,12 @@ class Stored(OnShards):
         return self._run([each for each in chosen if each[1].grad is not None], step_inside, chosen)
 
     def _run(
-        self, given: Chosen, act: Callable[[Any], object], advancing: Chosen = ()
+        self,
+        given: Chosen,
+        act: Callable[[Any], object],
+        advancing: Chosen = (),
+        *,
+        moves_weights_only: bool = False,
     ) -> dict[int, Mapping[str, Any]]:
         """Let the optimizer inside do something to parameters, batch by batch."""
         steps = StandIns(self.optimizer)
@@ -109,7 +116,9 @@ class Stored(OnShards):
                 act,
             )
             for tensor, piece in stand_ins.items():
-                self._keep(piece, tensor, after.get(tensor, {}), plain)
+                # what is packed once more may come out otherwise, so state that has not changed stays as it is
+                state = {} if moves_weights_only else after.get(tensor, {})
+                self._keep(piece, tensor, state, plain, whole=not moves_weights_only)
         for parameter, values in plain.items():
             self.optimizer.state[parameter].update(values)
         for index, parameter in advancing:
@@ -140,15 +149,31 @@ class Stored(OnShards):
         return stand_in(wide_weight(low, held), wide, piece.parameter)
 
     def _keep(
-        self, piece: Piece, tensor: Tensor, state: Mapping[str, Any], plain: dict[Tensor, dict[str, Any]]
+        self,
+        piece: Piece,
+        tensor: Tensor,
+        state: Mapping[str, Any],
+        plain: dict[Tensor, dict[str, Any]],
+        *,
+        whole: bool,
     ) -> None:
-        """Pack what a step has left of a piece, and put it where it lies between steps."""
+        """Pack what a step has left of a piece, and put it where it lies between steps.
+
+        Args:
+            piece: it.
+            tensor: what has stepped in its place.
+            state: of it, after the step.
+            plain: takes what is put there when all pieces have stepped.
+            whole: the state is all that the piece has from now on.
+        """
         low = piece.of(piece.parameter.detach())
         after = state_packed(state, self.storage, tensor.shape)
         if self.storage.steps_wide and low.dtype in HALF:
+            seed = 0
             if self.storage.master_weights == "stochastic":
-                after[_SEED] = self._seed(piece.parameter)
-            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(after.get(_SEED, 0), piece))
+                seed = self._seed(piece.parameter)
+                after |= {_SEED: seed} if whole else {}
+            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(seed, piece))
             low.copy_(made)
             after.update(behind)
         if not after:
@@ -156,7 +181,7 @@ class Stored(OnShards):
         before = self.optimizer.state[piece.parameter]
         if piece.rows is None:
             kept = {key: self._kept(value, before.get(key)) for key, value in after.items()}
-            self.optimizer.state[piece.parameter] = kept
+            self.optimizer.state[piece.parameter] = kept if whole else {**before, **kept}
             return
         values = plain.setdefault(piece.parameter, {})
         for key, value in after.items():
@@ -184,8 +209,8 @@ class Stored(OnShards):
         held: int | None = self.optimizer.state[parameter].get(_SEED)
         if held is None:
             self._seeded += 1
-            held = torch.initial_seed() + 0x9E3779B97F4A7C15 * self._seeded
-        return (held * 6364136223846793005 + 1442695040888963407) % 2**62
+            held = first_seed(self._seeded)
+        return next_seed(held)
 
     # ------------------------------------------------------------ loading
 
