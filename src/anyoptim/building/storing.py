@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from anyoptim.arguments.settings import Settings
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.engines.distributed import local
 from anyoptim.engines.layout import as_rows, as_shard
@@ -20,9 +21,8 @@ from anyoptim.engines.stored import Stored, stored_inside
 from anyoptim.names.spec import Implementation
 
 
-def is_stored(blueprint: Blueprint) -> bool:
+def is_stored(settings: Settings) -> bool:
     """Whether weights or state are held in another way than the optimizer's own between steps."""
-    settings = blueprint.settings
     held = (settings.get("master_weights", "own"), settings.get("state_dtype", "own"), settings.get("offload", "none"))
     return held != ("own", "own", "none")
 
@@ -44,7 +44,7 @@ def stored(
         elementwise: it updates each element by itself.
         trial: it steps once to see what state it makes, so nothing lies elsewhere, nor is cut.
     """
-    if not is_stored(blueprint):
+    if not is_stored(blueprint.settings):
         return optimizer
     settings = blueprint.settings
     storage = Storage(

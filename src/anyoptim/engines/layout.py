@@ -114,6 +114,19 @@ def as_shard(part: Tensor, parameter: Tensor) -> Tensor:
     )
 
 
+def first_row(parameter: Tensor, part: Tensor) -> int:
+    """Return the place, in a parameter that is a DTensor, of the first row of this process's part; 0 of any other.
+
+    Args:
+        parameter: the whole.
+        part: what steps of it.
+    """
+    if not isinstance(parameter, DTensor) or part.shape == parameter.shape or not part.dim():
+        return 0
+    rows = layout_of(parameter).regions[dist.get_rank(group_of(parameter))][0]
+    return rows[0] if len(rows) else 0
+
+
 def as_rows(part: Tensor, parameter: Tensor) -> Tensor:
     """Return a part that has the rows of a parameter's part as a DTensor that lies as these do.
 

@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.facade import Facade
+from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in
+from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
@@ -112,7 +113,10 @@ class Stored(OnShards):
             stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
             states = [state_unpacked(each, tensor.shape) for each, tensor in zip(held, stand_ins, strict=True)]
             after = steps.step(
-                ((piece.index, tensor, state) for (tensor, piece), state in zip(stand_ins.items(), states, strict=True)),
+                (
+                    (piece.index, tensor, state)
+                    for (tensor, piece), state in zip(stand_ins.items(), states, strict=True)
+                ),
                 act,
             )
             for tensor, piece in stand_ins.items():
@@ -256,5 +260,6 @@ def _unpacked_of(held: Any) -> Any:
 
 
 def _mixed(seed: int, piece: Piece) -> int:
-    """Return a seed of a piece's own."""
-    return (seed + 0x9E3779B9 * (piece.rows.start if piece.rows else 0)) % 2**62
+    """Return a seed of a piece's own: no two rows of a parameter, on whichever process, get the same noise."""
+    first = (piece.rows.start if piece.rows else 0) + first_row(stood_for(piece.parameter), piece.parameter)
+    return (seed + 0x9E3779B9 * first) % 2**62

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -203,14 +203,18 @@ def _other_dtype(held: object, expected: object, name: str) -> str:
 
 def _put_back(held: object, saved: object, expected: object) -> None:
     """Give what torch has cast its dtype back, as saved: unless a hook has changed it since."""
-    if not (isinstance(held, MutableMapping) and isinstance(saved, Mapping) and isinstance(expected, Mapping)):
-        return
-    for key in held.keys() & saved.keys() & expected.keys():
-        now, before, then = held[key], saved[key], expected[key]
+    places: Iterable[Any] = ()
+    if isinstance(held, MutableMapping) and isinstance(saved, Mapping) and isinstance(expected, Mapping):
+        places = held.keys() & saved.keys() & expected.keys()
+    elif isinstance(held, list) and isinstance(saved, _LISTS) and isinstance(expected, _LISTS):
+        places = range(min(len(held), len(saved), len(expected)))
+    for key in places:
+        now, before, then = held[key], saved[key], expected[key]  # type: ignore[index]  # all of one kind
         if not (isinstance(now, Tensor) and isinstance(before, Tensor) and isinstance(then, Tensor)):
             _put_back(now, before, then)
         elif now.dtype != then.dtype == before.dtype:
-            held[key] = before.to(now.device, copy=True) if torch.equal(before.to(now), now) else now.to(then.dtype)
+            same = torch.equal(before.to(now), now)
+            held[key] = before.to(now.device, copy=True) if same else now.to(then.dtype)  # type: ignore[index]
 
 
 def _cast(held: Any, expected: object) -> Any:

@@ -12,7 +12,15 @@ from anyoptim.building.blueprint import Blueprint
 from anyoptim.engines.matrix_engine import MatrixEngine
 from anyoptim.engines.ownership import BATCH_BYTES, batches, owners
 from anyoptim.memory.first_step import FEW, Shard, after_one_step, try_a_step
-from anyoptim.memory.state import Held, StateMemory, bytes_held, bytes_of_each, in_flight, measured_state_bytes, state_memory
+from anyoptim.memory.state import (
+    Held,
+    StateMemory,
+    bytes_held,
+    bytes_of_each,
+    in_flight,
+    measured_state_bytes,
+    state_memory,
+)
 from anyoptim.names.composing import MEMBER
 
 

@@ -12,6 +12,7 @@ from anyoptim.building.across import is_sharded
 from anyoptim.engines.distributed import several_processes
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.conditions import updates_before_step, without_rate
+from anyoptim.planning.precision import advise_on_precision
 from anyoptim.routing.routes import Routing
 
 _CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
@@ -68,6 +69,7 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         )
     if not settings.implementation.resumable and fields.get("save_strategy", "no") != "no":
         yield f"checkpoints cannot be resumed: {settings.implementation.package} does not restore its state"
+    yield from advise_on_precision(spec, settings, routing)
     yield from _rank(settings, routing)
     yield from _scale(settings, routing)
     if settings.get("orthogonalize") == "polar_express" and settings.source("ns_coefficients") != "default":
