@@ -28,8 +28,8 @@ from anyoptim.engines.packed_state import (
     state_packed,
     state_unpacked,
     weight_packed,
-    widened,
     wide_weight,
+    widened,
     word_of,
 )
 from anyoptim.engines.packing import HALF
