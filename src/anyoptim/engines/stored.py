@@ -18,7 +18,7 @@ from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
+from anyoptim.engines.on_shards import Chosen, OnShards, stand_in, stood_for
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
@@ -105,7 +105,7 @@ class Stored(OnShards):
         moves_weights_only: bool = False,
     ) -> dict[int, Mapping[str, Any]]:
         """Let the optimizer inside do something to parameters, batch by batch."""
-        steps = StandIns(self.optimizer)
+        steps = self.stand_ins()
         plain: dict[Tensor, dict[str, Any]] = {}
 
         def fetched(batch: Sequence[Piece]) -> list[dict[str, Any]]:
