@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.engines.compiled_pass import CompiledPass
 from anyoptim.engines.offloading import place_of
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import Storage
@@ -50,4 +51,6 @@ def stored(
     where = "none" if trial else str(settings.get("offload", "none"))
     place = place_of(where, str(settings.get("offload_dir", "")))
     bound = float("inf") if trial else BATCH_BYTES
-    return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound)
+    form = implementations[0].fused_form if len(implementations) == 1 else ""  # not of what a wrapper makes of it
+    compiled = CompiledPass(form, storage) if form and settings.get("compiled_step") else None
+    return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound, compiled=compiled)

@@ -34,7 +34,10 @@ _FP16 = {"fp16": "its eps is zero in float16"}
 
 
 def _torch(
-    name: str, *hyperparameters: Hyperparameter, limits: Mapping[str, str] = MappingProxyType({})
+    name: str,
+    *hyperparameters: Hyperparameter,
+    limits: Mapping[str, str] = MappingProxyType({}),
+    fused_form: str = "",
 ) -> tuple[Implementation, ...]:
     return (
         Implementation(
@@ -44,6 +47,7 @@ def _torch(
             package="torch",
             licence="BSD-3-Clause",
             limits=limits,
+            fused_form=fused_form,
         ),
     )
 
@@ -68,6 +72,7 @@ ADAMW = OptimizerSpec(
         DIFFERENTIABLE,
         FUSED,
         limits=_FP16,
+        fused_form="adamw",
     ),
 )
 
@@ -127,6 +132,7 @@ SPECS = (
             FOREACH,
             DIFFERENTIABLE,
             FUSED,
+            fused_form="sgd",
         ),
     ),
     OptimizerSpec(
