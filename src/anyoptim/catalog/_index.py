@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from anyoptim.catalog._algorithms import Algorithm, algorithms
+from anyoptim.catalog._held import held_between_steps
 from anyoptim.catalog._keywords import hyperparameters_from
 from anyoptim.names.composing import pair
 from anyoptim.names.hyperparameters import FUSED_BACKWARD, STORAGE, WHERE_AND_WHEN, Hyperparameter
@@ -26,7 +27,6 @@ from anyoptim.names.unmade import Unmade
 FOLDER = Path(__file__).parent / "index"
 
 ACROSS = Path(__file__).parent / "across.json"
-STORED = Path(__file__).parent / "stored.json"
 """What ``make across`` has found by trying."""
 
 NO_TRAITS = Traits()
@@ -146,19 +146,6 @@ def ways_across() -> Mapping[str, Any]:
     """Return how names step on parameters that several processes share, where not as they are; see ``across.json``."""
     found: Mapping[str, Iterable[str]] = json.loads(ACROSS.read_text(encoding="utf-8"))
     return {path: way for way, paths in found.items() for path in paths}
-
-
-@lru_cache(maxsize=1)
-def _stored() -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(STORED.read_text(encoding="utf-8"))
-    return found
-
-
-def held_between_steps(path: str) -> dict[str, Any]:
-    """Return what is known of a name's state and step, as fields of its implementation; see ``stored.json``."""
-    found = _stored()
-    keys = {field: frozenset(found[field].get(path, ())) for field in ("weights_in_state", "exact_state")}
-    return {"elementwise": path in found["elementwise"], **keys}
 
 
 def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: Mapping[str, object]) -> OptimizerSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyoptim.catalog._held import held_between_steps
 from anyoptim.names.hyperparameters import Hyperparameter, Interval
 from anyoptim.names.role import EVERY_ROLE, Role
 from anyoptim.names.spec import Across, Implementation
@@ -112,4 +113,5 @@ def native(
         across=across,
         owned_with=owned_with or {},
         unsteady=unsteady or {},
+        **held_between_steps(f"anyoptim.engines.{target}"),
     )

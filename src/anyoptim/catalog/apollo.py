@@ -6,7 +6,7 @@ from typing import Literal
 
 from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, native, weight_decay
 from anyoptim.names.composing import upstream, variant
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, STORAGE, Hyperparameter
 from anyoptim.names.role import MATRICES, Role
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
@@ -50,6 +50,7 @@ APOLLO = OptimizerSpec(
             *_HYPERPARAMETERS,
             Hyperparameter("keep_projection", bool, False, "hold random projections, for speed", scope="target"),
             FUSED_BACKWARD,
+            *STORAGE,
             target_roles=MATRICES,
             by_place=True,
             # a random projection stays on shards, which takes fewer bytes

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from anyoptim.catalog._shared import CLIPS, NON_NEGATIVE, NON_POSITIVE, lr, native, weight_decay
 from anyoptim.names.composing import upstream
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, Hyperparameter
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, STORAGE, Hyperparameter
 from anyoptim.names.spec import Implementation, OptimizerSpec
 
 _FUSED = replace(FUSED_BACKWARD, default=True)
@@ -68,7 +68,7 @@ _ENGINES = (
         paper="arXiv 2306.09782",
         usual_lr=(1e-3, 0.1),
         implementations=(
-            native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay(), _FUSED),
+            native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay(), _FUSED, *STORAGE),
             _upstream(
                 "Lomo",
                 lr(1e-3),
@@ -106,7 +106,7 @@ _ENGINES = (
         paper="arXiv 2310.10195",
         usual_lr=(1e-4, 3e-2),
         implementations=(
-            native("adalomo:AdaLomo", *_ADALOMO, _FUSED),
+            native("adalomo:AdaLomo", *_ADALOMO, _FUSED, *STORAGE),
             _upstream(
                 "AdaLomo",
                 *_ADALOMO,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from anyoptim.catalog._held import held_between_steps
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import DECAY, NON_NEGATIVE, betas, eps, flag, lr, optional_flag, weight_decay
 from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter
@@ -34,6 +35,7 @@ def _schedule_free(
             hyperparameters=(*hyperparameters, _L2, *_AVERAGING, _FOREACH, *WHERE_AND_WHEN),
             applied_lr="scheduled_lr",
             limits=limits,
+            **held_between_steps(f"schedulefree:{name}"),
         ),
     )
 

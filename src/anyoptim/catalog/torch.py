@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from anyoptim.catalog._held import held_between_steps
 from anyoptim.catalog._index import Facts, indexed
 from anyoptim.catalog._shared import (
     CAPTURABLE,
@@ -48,6 +49,7 @@ def _torch(
             licence="BSD-3-Clause",
             limits=limits,
             fused_form=fused_form,
+            **held_between_steps(f"torch.optim:{name}"),
         ),
     )
 

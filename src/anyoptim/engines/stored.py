@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.compiled_pass import CompiledPass
-from anyoptim.engines.loading import between_hooks, packed
+from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.facade import Facade
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
-from anyoptim.engines.ownership import BATCH_BYTES, batches
+from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in
+from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
     Storage,
-    is_remainder,
+    first_seed,
+    next_seed,
     state_packed,
     state_unpacked,
     weight_packed,
@@ -32,30 +34,10 @@ from anyoptim.engines.packed_state import (
 )
 from anyoptim.engines.packing import HALF
 from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stored_batches import Piece, step_batches
 
-CACHED = 2**18
-"""Elements that an element-wise step takes at once on a CPU: what it unpacks stays in the cache."""
 _SEED = f"{WEIGHT}:stochastic"
 _MODES = ("train", "eval")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A parameter, or some of its rows, that a step takes at once.
-
-    Args:
-        index: of its group.
-        parameter: a plain tensor.
-        rows: which; ``None``: all.
-    """
-
-    index: int
-    parameter: Tensor
-    rows: slice | None = None
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """Return the piece's part of the parameter, or of what has its rows."""
-        return tensor if self.rows is None else tensor[self.rows]
 
 
 class Stored(OnShards):
@@ -93,6 +75,11 @@ class Stored(OnShards):
         self.compiled = compiled
         self._seeded = 0
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether a step may take some rows of a parameter after others."""
+        return self.elementwise and self.storage.steps_wide
+
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
         return partial(self._turn, name) if name in _MODES else found
@@ -101,7 +88,7 @@ class Stored(OnShards):
     def _turn(self, mode: str, *args: Any) -> None:
         """Let the optimizer inside turn its weights from those that it trains to those that it gives away, or back."""
         every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
-        after = self._run(every, lambda twin: getattr(twin, mode)(*args))
+        after = self._run(every, lambda twin: getattr(twin, mode)(*args), moves_weights_only=True)
         for index, group in enumerate(self.param_groups):
             group.update(after.get(index, {}))
 
@@ -133,16 +120,22 @@ class Stored(OnShards):
         return taken
 
     def _run(
-        self, given: Chosen, act: Callable[[Any], object], advancing: Chosen = ()
+        self,
+        given: Chosen,
+        act: Callable[[Any], object],
+        advancing: Chosen = (),
+        *,
+        moves_weights_only: bool = False,
     ) -> dict[int, Mapping[str, Any]]:
         """Let the optimizer inside do something to parameters, batch by batch."""
         steps = StandIns(self.optimizer)
         plain: dict[Tensor, dict[str, Any]] = {}
 
-        def unpacked(batch: Sequence[Piece]) -> list[dict[str, Any]]:
+        def fetched(batch: Sequence[Piece]) -> list[dict[str, Any]]:
             return [self._held(piece) for piece in batch]
 
-        for batch, held in self.place.one_ahead(list(self._batches(given)), unpacked):
+        every = list(step_batches(given, by_rows=self.by_rows, bound=self.bound))
+        for batch, held in self.place.one_ahead(every, fetched):
             stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
             states = [state_unpacked(each, tensor.shape) for each, tensor in zip(held, stand_ins, strict=True)]
             after = steps.step(
@@ -150,42 +143,15 @@ class Stored(OnShards):
                 act,
             )
             for tensor, piece in stand_ins.items():
-                self._keep(piece, tensor, after.get(tensor, {}), plain)
+                # what is packed once more may come out otherwise, so state that has not changed stays as it is
+                state = {} if moves_weights_only else after.get(tensor, {})
+                self._keep(piece, tensor, state, plain, whole=not moves_weights_only)
         for parameter, values in plain.items():
             self.optimizer.state[parameter].update(values)
         for index, parameter in advancing:
             steps.advance(index, parameter, with_gradient=False)
         steps.finish()
         return steps.after
-
-    # ------------------------------------------------------------ batches
-
-    def _batches(self, given: Chosen) -> Iterator[list[Piece]]:
-        """Yield what is stepped on at once: pieces of one shape together, as many as the bound allows."""
-        pieces = [piece for index, parameter in given for piece in self._pieces(index, parameter)]
-        order = [(tuple(each.of(each.parameter).shape), str(each.parameter.dtype)) for each in pieces]
-        sizes = [each.of(each.parameter).numel() for each in pieces]
-        for numbers in batches([0] * len(pieces), sizes, order, self._elements(pieces)):
-            yield [pieces[number] for number in numbers]
-
-    def _pieces(self, index: int, parameter: Tensor) -> Iterator[Piece]:
-        most = self._elements([Piece(index, parameter)])
-        gradient = parameter.grad
-        whole = parameter.dim() < 2 or parameter.numel() <= most or (gradient is not None and gradient.is_sparse)
-        if whole or not self.elementwise or not self.storage.steps_wide:
-            yield Piece(index, parameter)
-            return
-        rows = max(1, int(most // parameter.shape[1:].numel()))
-        for start in range(0, parameter.shape[0], rows):
-            yield Piece(index, parameter, slice(start, min(start + rows, parameter.shape[0])))
-
-    def _elements(self, pieces: Sequence[Piece]) -> int:
-        """Return how many elements are stepped on at once."""
-        if not pieces or self.bound == float("inf"):
-            return 2**63
-        on_cpu = pieces[0].parameter.device.type == "cpu"
-        most = int(self.bound // BYTES_OF_AN_ELEMENT)
-        return min(most, CACHED) if on_cpu and self.elementwise else most
 
     # ------------------------------------------------------------ one piece
 
@@ -210,15 +176,31 @@ class Stored(OnShards):
         return stand_in(wide_weight(low, held), wide, piece.parameter)
 
     def _keep(
-        self, piece: Piece, tensor: Tensor, state: Mapping[str, Any], plain: dict[Tensor, dict[str, Any]]
+        self,
+        piece: Piece,
+        tensor: Tensor,
+        state: Mapping[str, Any],
+        plain: dict[Tensor, dict[str, Any]],
+        *,
+        whole: bool,
     ) -> None:
-        """Pack what a step has left of a piece, and put it where it lies between steps."""
+        """Pack what a step has left of a piece, and put it where it lies between steps.
+
+        Args:
+            piece: it.
+            tensor: what has stepped in its place.
+            state: of it, after the step.
+            plain: takes what is put there when all pieces have stepped.
+            whole: the state is all that the piece has from now on.
+        """
         low = piece.of(piece.parameter.detach())
         after = state_packed(state, self.storage, tensor.shape)
         if self.storage.steps_wide and low.dtype in HALF:
+            seed = 0
             if self.storage.master_weights == "stochastic":
-                after[_SEED] = self._seed(piece.parameter)
-            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(after.get(_SEED, 0), piece))
+                seed = self._seed(piece.parameter)
+                after |= {_SEED: seed} if whole else {}
+            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(seed, piece))
             low.copy_(made)
             after.update(behind)
         if not after:
@@ -226,7 +208,7 @@ class Stored(OnShards):
         before = self.optimizer.state[piece.parameter]
         if piece.rows is None:
             kept = {key: self._kept(value, before.get(key)) for key, value in after.items()}
-            self.optimizer.state[piece.parameter] = kept
+            self.optimizer.state[piece.parameter] = kept if whole else {**before, **kept}
             return
         values = plain.setdefault(piece.parameter, {})
         for key, value in after.items():
@@ -251,11 +233,11 @@ class Stored(OnShards):
 
     def _seed(self, parameter: Tensor) -> int:
         """Return the seed of this step's noise for a parameter; the first comes from the run's own."""
-        held = self.optimizer.state[parameter].get(_SEED)
+        held: int | None = self.optimizer.state[parameter].get(_SEED)
         if held is None:
             self._seeded += 1
-            held = torch.initial_seed() + 0x9E3779B97F4A7C15 * self._seeded
-        return (held * 6364136223846793005 + 1442695040888963407) % 2**62
+            held = first_seed(self._seeded)
+        return next_seed(held)
 
     # ------------------------------------------------------------ loading
 
@@ -278,8 +260,15 @@ class Stored(OnShards):
         return self.place.kept(value, None) if self.place.elsewhere else value.to(parameter.device)
 
 
-BYTES_OF_AN_ELEMENT = 32
-"""Bytes that an element takes in a batch: its weight, gradient and two moments in fp32, and what a step makes of them."""
+def stored_inside(optimizer: Optimizer) -> Iterator[Stored]:
+    """Yield what holds packed state inside of an optimizer, or is it."""
+    if isinstance(optimizer, Stored):
+        yield optimizer
+    elif isinstance(optimizer, Facade):
+        yield from stored_inside(optimizer.optimizer)
+    elif isinstance(optimizer, CompositeOptimizer):
+        for each in optimizer.optimizers.values():
+            yield from stored_inside(each)
 
 
 def _has_rows(key: object, value: Any, shape: torch.Size) -> bool:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import record_of, refuse_state_of_another
 from anyoptim.building.state_dicts import is_empty
+from anyoptim.building.storing import held_as_here
 from anyoptim.errors import CheckpointError
 from anyoptim.memory.first_step import FEW, after_one_step, kinds, try_a_step
 from anyoptim.memory.state import bytes_from_few
@@ -41,12 +42,17 @@ class FitsOnly:
         self._plan = plan
         self._expected: dict[object, object] = {}
         self._saved: dict[object, object] = {}
+        self._converted = False
+        """Whether what is loaded was held in another way between steps."""
         # before any hook changes what stands there, and after any class has cast it
         optimizer.register_load_state_dict_pre_hook(self._refuse_shapes, prepend=True)
         optimizer.register_load_state_dict_post_hook(self._refuse_dtypes)
 
-    def _refuse_shapes(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    def _refuse_shapes(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
         refuse_state_of_another(optimizer, state_dict)
+        as_here = held_as_here(optimizer, state_dict, self._plan.spec.name)
+        self._converted = as_here is not None
+        state_dict = as_here or state_dict
         saved = state_dict["param_groups"]
         places: dict[object, int] = {
             key: index for index, key in enumerate(key for group in saved for key in group["params"])
@@ -57,6 +63,7 @@ class FitsOnly:
         converted = (other for _, each in self._plan.members for other in each.loads_state_of)
         if misfit and all(self._misfit(optimizer, self._first_state(optimizer, saved, each)) for each in converted):
             self._refuse(optimizer, *misfit)
+        return as_here
 
     def _misfit(self, optimizer: Optimizer, expected: Mapping[object, object]) -> tuple[object, str] | None:
         """Return the place of the first saved state that does not fit, and what differs."""
@@ -71,9 +78,11 @@ class FitsOnly:
 
     def _refuse_dtypes(self, optimizer: Optimizer) -> None:
         places: dict[object, int] = {each: index for index, each in enumerate(_parameters(optimizer))}
-        for key, held in optimizer.state.items():
+        for key, held in list(optimizer.state.items()):
             place = places.get(key, key)
             _put_back(held, self._saved.get(place), self._expected.get(place))
+            if self._converted:
+                held = optimizer.state[key] = _cast(held, self._expected.get(place))
             flaw = _difference(held, self._expected.get(place), _other_dtype)
             if flaw:
                 self._refuse(optimizer, place, flaw)
@@ -202,6 +211,18 @@ def _put_back(held: object, saved: object, expected: object) -> None:
             _put_back(now, before, then)
         elif now.dtype != then.dtype == before.dtype:
             held[key] = before.to(now.device, copy=True) if torch.equal(before.to(now), now) else now.to(then.dtype)
+
+
+def _cast(held: Any, expected: object) -> Any:
+    """Return what was held in another way between steps in the dtypes that steps keep it in here."""
+    if isinstance(held, dict) and isinstance(expected, Mapping):
+        return {key: _cast(value, expected.get(key)) for key, value in held.items()}
+    if isinstance(held, (list, tuple)) and isinstance(expected, _LISTS):
+        same = len(held) == len(expected)
+        return type(held)(_cast(*pair) for pair in zip(held, expected, strict=True)) if same else held
+    if isinstance(held, Tensor) and isinstance(expected, Tensor) and held.dim() and held.is_floating_point():
+        return held.to(expected.dtype)
+    return held
 
 
 def _is_count(*tensors: Tensor) -> bool:

@@ -9,7 +9,8 @@ from anyoptim.errors import OptimError
 from anyoptim.names.hyperparameters import STORAGE, Hyperparameter, Scope
 from anyoptim.names.spec import OptimizerSpec
 
-_STORAGE = frozenset(each.name for each in STORAGE)
+STORED_SETTINGS = frozenset(each.name for each in STORAGE)
+"""The names of what decides how weights and state are held between steps."""
 
 MEMBER = "optimizer"
 """The key of a param group that names the optimizer of a pair that it is for."""
@@ -48,7 +49,7 @@ def pair(matrix: OptimizerSpec, fallback: OptimizerSpec, name: str, **described:
         own = tuple(one for one in each.hyperparameters if one.scope != "fallback" and _of_both(one, facades))
         has = {one.name for one in own}
         added = tuple(
-            replace(one, default=False) for one in facades if one.name not in has and one.name not in _STORAGE
+            replace(one, default=False) for one in facades if one.name not in has and one.name not in STORED_SETTINGS
         )
         implementations.append(
             replace(
@@ -96,7 +97,7 @@ def wrapped(inner: OptimizerSpec, wrapper: OptimizerSpec) -> OptimizerSpec:
     )
     waits = {"fused_backward": f"{wrapper.name} needs every gradient of a step at once"}
     if wrapper.traits.needs_closure:
-        waits |= dict.fromkeys(_STORAGE, f"{wrapper.name} evaluates the loss at other weights")
+        waits |= dict.fromkeys(STORED_SETTINGS, f"{wrapper.name} evaluates the loss at other weights")
     implementations = tuple(
         replace(
             each,
@@ -178,7 +179,7 @@ def variant(
 
 def _of_both(own: Hyperparameter, facades: tuple[Hyperparameter, ...]) -> bool:
     """Whether a hybrid has a hyperparameter of its matrix optimizer: what is held between steps, both are told."""
-    return own.name not in _STORAGE or any(each.name == own.name for each in facades)
+    return own.name not in STORED_SETTINGS or any(each.name == own.name for each in facades)
 
 
 def _taken_by(member: OptimizerSpec, each: Hyperparameter, *, name: str, scope: Scope) -> Hyperparameter:
