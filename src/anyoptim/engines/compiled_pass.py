@@ -58,7 +58,8 @@ class CompiledPass:
             held: its state, packed; of a parameter that has none yet the generic way makes it.
         """
         gradient = parameter.grad
-        rows_of_blocks = parameter.dim() > 1 and parameter.shape[1:].numel() % BLOCK == 0 and parameter.is_contiguous()
+        length = parameter.shape[1:].numel() if parameter.dim() > 1 else 0
+        rows_of_blocks = length and length % BLOCK == 0 and parameter.numel() > BLOCK and parameter.is_contiguous()
         if not rows_of_blocks or gradient is None or gradient.is_sparse or torch.compiler.is_compiling():
             return False
         if parameter.dtype not in HALF | {torch.float32} or self.storage.master_weights in ("kahan", "stochastic"):
@@ -105,8 +106,10 @@ def _parts(low: Tensor, gradient: Tensor, state: Tensors) -> Iterator[tuple[Tens
     blocks = low.numel() // BLOCK
     at_once = BLOCKS if low.device.type == "cpu" else blocks
     every = {"": low, "gradient": gradient.contiguous(), **state}
-    for start in range(0, blocks, at_once):
-        part = {key: value.view(blocks, -1)[start : start + at_once].view(-1) for key, value in every.items()}
+    for start in range(0, blocks - 1, at_once):
+        # of one block, or of a view that a compiler can tell from its base, it would make a pass of its own
+        stop = blocks if start + at_once >= blocks - 1 else start + at_once
+        part = {key: value.view(blocks, -1)[start:stop].view(-1).data for key, value in every.items()}
         yield part.pop(""), part.pop("gradient"), part
 
 
