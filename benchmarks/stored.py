@@ -42,28 +42,30 @@ class Candidate:
     Args:
         name: as anyoptim knows it.
         text: its optim_args.
+        plain: further ones of the plain steps.
         elementwise: its plain step in bf16 needs no products of matrices, which take minutes on some CPUs.
         compiled: it has a compiled step.
     """
 
     name: str
     text: str = ""
+    plain: str = ""
     elementwise: bool = True
     compiled: bool = False
 
     @property
     def ways(self) -> dict[str, tuple[torch.dtype, str]]:
         """The dtype of weights, and further optim_args, by the name of the way."""
-        found = {"fp32": (torch.float32, ""), "packed": (torch.bfloat16, PACKED)}
+        found = {"fp32": (torch.float32, self.plain), "packed": (torch.bfloat16, PACKED)}
         if self.elementwise:
-            found["bf16"] = (torch.bfloat16, "")
+            found["bf16"] = (torch.bfloat16, self.plain)
         if self.compiled:
             found["compiled"] = (torch.bfloat16, f"{PACKED},compiled_step=true")
         return found
 
 
 CANDIDATES = (
-    Candidate(BASELINE, "foreach=true", compiled=True),
+    Candidate(BASELINE, plain="foreach=true", compiled=True),
     Candidate("lion", compiled=True),
     Candidate("sgd", "momentum=0.9", compiled=True),
     Candidate("adopt"),

@@ -88,11 +88,12 @@ class CompiledPass:
             count = int(held[form.counter]) + 1
         numbers = form.numbers(group, count)
         values = torch.tensor(list(numbers.values()), dtype=torch.float32, device=parameter.device)
+        given = {key: value.data for key, value in zip(numbers, values.unbind(), strict=True)}
         own = form.state(group)
         state = {key: value for key, value in held.items() if is_remainder(key) or key.partition(":")[0] in own}
         for low, grad, packed in _parts(parameter.detach(), gradient, state):
             try:
-                _compiled(self.name)(tuple(numbers), self.storage, low, grad, packed, values)
+                _compiled(self.name)(self.storage, low, grad, packed, given)
             except torch._dynamo.exc.TorchDynamoException as error:
                 raise UnsupportedError(
                     f"compiled_step: torch.compile fails here: {said(error)}. Leave compiled_step out."
@@ -124,14 +125,12 @@ def _keys(own: tuple[str, ...], storage: Storage) -> frozenset[str]:
 def _compiled(form: str) -> Any:
     update = FORMS[form].update
 
-    def stored_step(
-        names: tuple[str, ...], storage: Storage, low: Tensor, gradient: Tensor, packed: dict[str, Tensor], values: Tensor
-    ) -> None:
-        # what it is given is flat, so that a compiler takes the length of a block for a constant
-        low, gradient = low.view(-1, BLOCK), gradient.view(-1, BLOCK)
-        packed = {key: value.view(-1, _LENGTHS.get(word_of(key), BLOCK)) for key, value in packed.items()}
+    def stored_step(storage: Storage, low: Tensor, gradient: Tensor, packed: Tensors, numbers: Tensors) -> None:
+        # all is flat, and becomes blocks here, so that a compiler knows one number of blocks and their length
+        blocks = low.shape[0] // BLOCK
+        low, gradient = low.view(blocks, BLOCK), gradient.view(blocks, BLOCK)
+        packed = {key: value.view(blocks, _LENGTHS.get(word_of(key), BLOCK)) for key, value in packed.items()}
         shape = low.shape
-        numbers = dict(zip(names, values.unbind(), strict=True))
         weight, state = wide_weight(low, packed), state_unpacked(packed, shape)
         weight, state = update(weight, gradient.to(torch.float32), state, numbers)
         made, behind = weight_packed(weight, low.dtype, storage, 0) if low.dtype in HALF else (weight, {})

@@ -68,6 +68,8 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         )
     if not settings.implementation.resumable and fields.get("save_strategy", "no") != "no":
         yield f"checkpoints cannot be resumed: {settings.implementation.package} does not restore its state"
+    if settings.get("compiled_step") and not (settings.implementation.fused_form and not spec.wrappers):
+        yield f"compiled_step has no effect: {spec.name} has no step of that kind"
     yield from _rank(settings, routing)
     yield from _scale(settings, routing)
     if settings.get("orthogonalize") == "polar_express" and settings.source("ns_coefficients") != "default":
