@@ -149,9 +149,7 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def table(
-    chosen: list[Candidate], medians: dict[tuple[str, str], float], peaks: dict[tuple[str, str], int]
-) -> Table:
+def table(chosen: list[Candidate], medians: dict[tuple[str, str], float], peaks: dict[tuple[str, str], int]) -> Table:
     """Return a row for each optimizer and way."""
     made = Table(title="one step")
     for column in ("optimizer", "weights", "ms", "/ the same in fp32", "/ AdamW foreach in fp32", "peak MiB"):

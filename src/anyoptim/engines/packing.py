@@ -90,7 +90,7 @@ def _long_bits(wide: Tensor, dtype: torch.dtype) -> Tensor:
     # a product with a power of two gives fp32 the exponents of fp16, in the lower five of its eight bits
     scaled = (wide * 2.0**-_FP16_BIAS).view(torch.int32)
     magnitude = (scaled & _MAGNITUDE).clamp(max=31 << 23) << 3
-    return torch.where(wide == wide, magnitude | (scaled & _SIGN), _FP16_NAN)
+    return torch.where(wide.isnan(), _FP16_NAN, magnitude | (scaled & _SIGN))
 
 
 def _upper_bits(low: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ def _rounded(wide: Tensor) -> Tensor:
     """Round fp32 to the nearest bf16, as a cast does; a compiler leaves out a cast and its way back."""
     bits = wide.view(torch.int32)
     near = (bits + 0x7FFF + ((bits >> 16) & 1)) & (-1 << 16)
-    return torch.where(wide == wide, near.view(torch.float32), wide)
+    return torch.where(wide.isnan(), wide, near.view(torch.float32))
 
 
 def _either(

@@ -138,7 +138,10 @@ class Stored(OnShards):
             stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
             states = [state_unpacked(each, tensor.shape) for each, tensor in zip(held, stand_ins, strict=True)]
             after = steps.step(
-                ((piece.index, tensor, state) for (tensor, piece), state in zip(stand_ins.items(), states, strict=True)),
+                (
+                    (piece.index, tensor, state)
+                    for (tensor, piece), state in zip(stand_ins.items(), states, strict=True)
+                ),
                 act,
             )
             for tensor, piece in stand_ins.items():
