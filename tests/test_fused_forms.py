@@ -66,7 +66,7 @@ def assert_alike(one: tuple[nn.Module, Any], other: tuple[nn.Module, Any], *, sh
             assert (value.dtype, value.shape) == (theirs[key].dtype, theirs[key].shape)
             if ":int8" in key:
                 away = (value.int() - theirs[key].int()).abs()
-                assert away.max() <= 2, key  # a scale and a code at a tie
+                assert away.max() <= 8, key  # a scale that a tie has shifted shifts codes in later steps, too
                 assert (away > 0).float().mean() <= share, key
 
 
