@@ -207,7 +207,7 @@ def test_the_memory_pages_example_is_what_the_command_prints(tmp_path: Path) -> 
     line, table = (
         re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.M)[0] for language in ("bash", "text")
     )
-    done = command(*shlex.split(line)[1:], cwd=tmp_path, env={})
+    done = command(*shlex.split(line.replace("\\\n", ""))[1:], cwd=tmp_path)
     printed = [each.rstrip() for each in done.stdout.splitlines()]
     assert [each for each in table.splitlines() if each not in printed] == []
 
