@@ -16,7 +16,7 @@ from anyoptim.engines.owned import Owned
 from anyoptim.names.spec import Across, Implementation
 from anyoptim.routing.routes import Routing
 
-_OF_AN_ELEMENT = frozenset({"lr", "betas", "eps", "weight_decay", "momentum"})
+_OF_AN_ELEMENT = frozenset({"lr", "betas", "eps", "weight_decay", "momentum", "foreach", "fused"})
 """What an element-wise optimizer may be set to and still be one; other settings may bring norms or blocks."""
 
 

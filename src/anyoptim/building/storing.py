@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from anyoptim.arguments.settings import Settings
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.engines.compiled_pass import CompiledPass
 from anyoptim.engines.distributed import local
 from anyoptim.engines.layout import as_rows, as_shard
 from anyoptim.engines.offloading import place_of
@@ -56,7 +57,9 @@ def stored(
     where = "none" if trial else str(settings.get("offload", "none"))
     place = place_of(where, str(settings.get("offload_dir") or ""))
     bound = float("inf") if trial else BATCH_BYTES
-    return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound)
+    form = implementations[0].fused_form if len(implementations) == 1 else ""  # not of what a wrapper makes of it
+    compiled = CompiledPass(form, storage) if form and settings.get("compiled_step") else None
+    return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound, compiled=compiled)
 
 
 def held_as_here(optimizer: Optimizer, state_dict: dict[str, Any], name: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from anyoptim.engines.distributed import lay_out_gradient, local
 from anyoptim.engines.layout import as_rows, as_shard
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, one_element, stand_in, stood_for
+from anyoptim.engines.on_shards import Chosen, OnShards, one_element, stand_in, stood_for
 from anyoptim.engines.packed_state import length_of_rows, lies_by_rows
 
 
@@ -27,7 +27,7 @@ class LocalShards(OnShards):
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
-        steps = StandIns(self.optimizer)
+        steps = self.stand_ins()
         given = []
         for index, parameter in chosen:
             if parameter.grad is not None:

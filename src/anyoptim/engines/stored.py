@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anyoptim.engines.compiled_pass import CompiledPass
 from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
+from anyoptim.engines.on_shards import Chosen, OnShards, stand_in, stood_for
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
@@ -54,6 +55,7 @@ class Stored(OnShards):
         elementwise: it updates each element from that element's gradient and state, so that it can step on some rows
             of a parameter after others.
         bound: bytes of weights, gradients and state that are unpacked at once; a parameter that needs more is alone.
+        compiled: steps by itself on parameters that it takes.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Stored(OnShards):
         *,
         elementwise: bool = False,
         bound: float = BATCH_BYTES,
+        compiled: CompiledPass | None = None,
     ) -> None:
         super().__init__(optimizer)
         self.storage = storage
         self.place = place or Beside()
         self.elementwise = elementwise
         self.bound = bound
+        self.compiled = compiled
         self._seeded = 0
         for parameter, held in optimizer.state.items():  # some constructors make state
             if storage.steps_wide and isinstance(parameter, Tensor) and parameter.dtype in HALF:
@@ -94,7 +98,30 @@ class Stored(OnShards):
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
-        return self._run([each for each in chosen if each[1].grad is not None], step_inside, chosen)
+        given = [each for each in chosen if each[1].grad is not None]
+        at_once = self._at_once(given)
+        if not at_once:
+            return self._run(given, step_inside, chosen)
+        # where a compiled pass steps, group values stay as the first step has made them
+        apart, groups = {each for _, each in at_once}, {index for index, _ in at_once}
+        rest = [each for each in given if each[1] not in apart]
+        return self._run(rest, step_inside, [each for each in chosen if each[0] not in groups])
+
+    def _at_once(self, given: Chosen) -> Chosen:
+        """Step on what a compiled pass takes, and return it."""
+        compiled, state, groups = self.compiled, self.optimizer.state, self.param_groups
+        if compiled is None or self.optimizer._optimizer_step_pre_hooks or self.optimizer._optimizer_step_post_hooks:
+            return []
+        taken = [(index, each) for index, each in given if compiled.takes(groups[index], each, state.get(each, {}))]
+
+        def fetched(one: tuple[int, Tensor]) -> dict[str, Any]:
+            return self.place.fetched(state[one[1]], one[1].device)
+
+        for (index, parameter), held in self.place.one_ahead(taken, fetched):
+            compiled.step(groups[index], parameter, held)
+            before = state[parameter]
+            state[parameter] = {key: self._kept(value, before.get(key)) for key, value in held.items()}
+        return taken
 
     def _run(
         self,
@@ -105,7 +132,7 @@ class Stored(OnShards):
         moves_weights_only: bool = False,
     ) -> dict[int, Mapping[str, Any]]:
         """Let the optimizer inside do something to parameters, batch by batch."""
-        steps = StandIns(self.optimizer)
+        steps = self.stand_ins()
         plain: dict[Tensor, dict[str, Any]] = {}
 
         def fetched(batch: Sequence[Piece]) -> list[dict[str, Any]]:
