@@ -147,13 +147,14 @@ def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         codes (int8 in the shape of ``values``; with 4 bits uint8, two of a row in each, (rows, half of a row)) and
-        scales (bf16, (rows, blocks of a row), negative where a block holds a negative value).
+        scales (fp32, (rows, blocks of a row), negative where a block holds a negative value).
     """
     largest, every = _LEVELS[bits]
     rows, columns = values.shape[0], values.shape[1:].numel()
     blocks = _blocks(values.reshape(rows, columns))
     least, most = blocks.amin(dim=-1), blocks.amax(dim=-1)
-    scale = _rounded(torch.maximum(most, -least))
+    # in fewer bits a scale times 0.999 would be rounded back to itself, and a second moment would never fall
+    scale = torch.maximum(most, -least)
     signed = (least < 0) | (most <= 0)
     units = blocks * scale.clamp(min=_TINY).reciprocal().unsqueeze(-1)
 
@@ -165,7 +166,7 @@ def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return units.abs().sqrt_().mul_(every).sub_(1).clamp_(min=0).sub_(every // 2)
 
     codes = _either(signed, with_sign, without_sign).round_()
-    scales = torch.where(signed, -scale, scale).to(torch.bfloat16)
+    scales = torch.where(signed, -scale, scale)
     codes = codes.view(rows, -1)[:, :columns]
     if bits == 8:
         return codes.to(torch.int8).reshape(values.shape), scales
@@ -178,7 +179,7 @@ def unpack(codes: Tensor, scales: Tensor, bits: int, shape: Sequence[int]) -> Te
 
     Args:
         codes: int8, or uint8 with 4 bits.
-        scales: bf16.
+        scales: fp32.
         bits: 8 or 4.
         shape: of the values.
     """
@@ -189,7 +190,7 @@ def unpack(codes: Tensor, scales: Tensor, bits: int, shape: Sequence[int]) -> Te
         wide = torch.stack((codes & 15, codes >> 4), dim=-1).view(rows, -1)[:, :columns].to(torch.float32)
         wide -= every // 2
     blocks = _blocks(wide.reshape(rows, columns))
-    scale = scales.to(torch.float32).unsqueeze(-1)
+    scale = scales.unsqueeze(-1)
 
     def with_sign() -> Tensor:
         part = blocks * (1 / largest)
@@ -200,13 +201,6 @@ def unpack(codes: Tensor, scales: Tensor, bits: int, shape: Sequence[int]) -> Te
 
     units = _either(scales < 0, with_sign, without_sign, doubtful=scales == 0)
     return units.mul_(scale.abs()).view(rows, -1)[:, :columns].reshape(shape)
-
-
-def _rounded(wide: Tensor) -> Tensor:
-    """Round fp32 to the nearest bf16, as a cast does; a compiler leaves out a cast and its way back."""
-    bits = wide.view(torch.int32)
-    near = (bits + 0x7FFF + ((bits >> 16) & 1)) & (-1 << 16)
-    return torch.where(wide.isnan(), wide, near.view(torch.float32))
 
 
 def _either(
