@@ -80,7 +80,7 @@ def test_every_section_finds_a_verdict_on_every_engine(measured: tuple[dict[str,
     assert all(packed[name].verdict == "measured" for name in stored.OURS)
     assert set(stored.RIVALS) <= set(packed)
     held = packed["adamw_torch master_weights=24bit,state_dtype=int8"].numbers["bytes of state each"]
-    assert 3.125 < held < 3.2
+    assert 3.25 < held < 3.35
     assert {row.name for row in sections["conformance kit"].rows} >= set(ENGINES)
     assert all(set(row.details) == set(SIZES.checks or ()) for row in sections["conformance kit"].rows)
 
