@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue across docs pictures browser mutants peers benchmark gpu format clean
+.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue across held docs pictures browser mutants peers benchmark gpu format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
@@ -59,6 +59,10 @@ catalogue: .venv/installed
 # how the catalogue's names step where processes share parameters, by trying each; an hour
 across: .venv/installed
 	$(BIN)/python tools/across.py
+
+# how state of the catalogue's names may be held between steps, by trying each; a quarter of an hour
+held: .venv/installed
+	$(BIN)/python tools/held.py
 
 # the conformance kit on every installed name: write what it finds, or compare it with what is written
 matrix: .venv/installed

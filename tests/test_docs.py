@@ -171,6 +171,47 @@ def test_the_guides_memory_is_what_the_plan_predicts(page: str) -> None:
         assert (format_bytes(found), f"{found / elements:.3g}") == (state, of_each), name
 
 
+MEMORY_PAGES = [ROOT / "docs" / "memory.md", ROOT / "docs" / "ko" / "memory.md"]
+
+
+@pytest.mark.parametrize("page", MEMORY_PAGES, ids=str)
+def test_the_memory_pages_tables_are_what_the_plan_predicts(page: Path) -> None:
+    from anyoptim.integrations.models import meta_model
+    from anyoptim.text import format_bytes
+
+    model = meta_model("llama-7b", "bf16")
+    elements = sum(each.numel() for each in model.parameters())
+
+    def footprint(*optim_args: str) -> Any:
+        return anyoptim.plan("adamw_torch", model, optim_args=",".join(filter(None, optim_args)) or None).footprint()
+
+    rows = re.findall(
+        r"^\| (?:`(.*?)`)? ?\| (\S+ \w+) \| (\S+ \w+) \| (\S+ \w+) \| (\S+ \w+) \|$", page.read_text(), re.M
+    )
+    assert len(rows) == 6
+    for optim_args, *told in rows:
+        found = footprint("fused_backward=true", optim_args)
+        assert (format_bytes(found.weights), format_bytes(found.gradients)) == ("12.6 GiB", "386 MiB")
+        held = (found.remainder, found.state - found.remainder, found.elsewhere, found.total)
+        assert [format_bytes(each) for each in held] == told, optim_args
+    settings = re.findall(r"^\| `((?:master_weights|state_dtype)=\w+)` \| ([\d.]+) \|", page.read_text(), re.M)
+    assert len(settings) == 10
+    for setting, told in settings:
+        found = footprint(setting)
+        held = found.remainder if setting.startswith("master_weights") else found.state
+        assert f"{held / elements:.4g}" == told, setting
+
+
+def test_the_memory_pages_example_is_what_the_command_prints(tmp_path: Path) -> None:
+    page = MEMORY_PAGES[0].read_text()
+    line, table = (
+        re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.M)[0] for language in ("bash", "text")
+    )
+    done = command(*shlex.split(line.replace("\\\n", ""))[1:], cwd=tmp_path)
+    printed = [each.rstrip() for each in done.stdout.splitlines()]
+    assert [each for each in table.splitlines() if each not in printed] == []
+
+
 COMMENT = re.compile(r"\s*# .*")
 TRANSLATED = sorted(path.name for path in (ROOT / "docs" / "ko").glob("*.md"))
 

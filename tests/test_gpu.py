@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,8 +20,9 @@ from engines import ALGORITHMS, ENGINES, FUSED, MATRICES, Net, build
 
 import anyoptim
 from anyoptim.engines.engine import Engine
+from anyoptim.engines.offloading import HostMemory
 from anyoptim.testing import check_optimizer
-from benchmarks.gpu import capture, devices, kit, suite, sync
+from benchmarks.gpu import capture, devices, kit, stored, suite, sync
 from benchmarks.gpu.accelerator import accelerator
 from benchmarks.gpu.section import TINY, Row, Section, Verdict, section
 from benchmarks.gpu.trial import Gradients, Model, Trial, engines, largest_difference
@@ -33,7 +35,11 @@ SIZES = replace(TINY, checks=("builds", "device", "memory"))
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Section], Path]:
     folder = tmp_path_factory.mktemp("results")
-    return {each.title: each for each in suite.measure("cpu", SIZES, folder)}, folder
+    torch.compiler.set_stance("force_eager")  # torchao compiles its steps: half a minute
+    try:
+        return {each.title: each for each in suite.measure("cpu", SIZES, folder)}, folder
+    finally:
+        torch.compiler.set_stance("default")
 
 
 @pytest.fixture
@@ -52,6 +58,7 @@ def test_every_section_finds_a_verdict_on_every_engine(measured: tuple[dict[str,
         "several devices",
         "peak memory",
         "step times",
+        "packed state",
         "CUDA graphs",
         "conformance kit",
     ]
@@ -68,6 +75,12 @@ def test_every_section_finds_a_verdict_on_every_engine(measured: tuple[dict[str,
         assert row.numbers["ms"] > 0 and row.numbers["of the floor"] > 0
         assert ("/ upstream" in row.numbers) == row.evidence.startswith("upstream is")
     assert "/ upstream" in next(row for row in sections["step times"].rows if row.name == "grokadamw").numbers
+    packed = {row.name: row for row in sections["packed state"].rows}
+    assert {name for name, row in packed.items() if row.verdict == "pass"} == {"packing", *stored.ELSEWHERE}
+    assert all(packed[name].verdict == "measured" for name in stored.OURS)
+    assert set(stored.RIVALS) <= set(packed)
+    held = packed["adamw_torch master_weights=24bit,state_dtype=int8"].numbers["bytes of state each"]
+    assert 3.25 < held < 3.35
     assert {row.name for row in sections["conformance kit"].rows} >= set(ENGINES)
     assert all(set(row.details) == set(SIZES.checks or ()) for row in sections["conformance kit"].rows)
 
@@ -90,7 +103,7 @@ def test_what_does_not_fit_in_the_time_is_written(tmp_path: Path) -> None:
     sections = suite.measure("cpu", replace(SIZES, deadline=time.monotonic()), tmp_path)
     rows = [row for each in sections for row in each.rows]
     assert {(row.verdict, row.evidence) for row in rows} == {("not run", "out of time")}
-    assert all({row.name for row in each.rows} >= set(ENGINES) for each in sections)
+    assert all({row.name for row in each.rows} >= set(ENGINES) for each in sections if each.title != "packed state")
     (page,) = tmp_path.glob("*.md")
     assert page.read_text().count("**not run** | out of time") == len(rows)
 
@@ -206,6 +219,32 @@ def test_weights_that_differ_between_devices_are_found(
     monkeypatch.setattr(devices, "stepped", stepped)
     assert devices.row("lomo", "cpu", SIZES).verdict == verdict
     assert len(calls) == 3
+
+
+def test_other_bits_on_a_device_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, those of a device are the CPU's with one of another sign of zero, which is equal by value."""
+    whole, calls = stored._packed, []
+
+    def packed(device: str) -> Iterator[tuple[str, torch.Tensor]]:
+        calls.append(device)
+        for name, values in whole(device):
+            if name == "join torch.bfloat16 24 (0)" and len(calls) == 1:
+                values[values == 0] = -0.0
+            yield name, values
+
+    monkeypatch.setattr(stored, "_packed", packed)
+    row = stored.packing_row("cpu")
+    assert (row.verdict, calls) == ("fail", ["cpu", "cpu"])
+    assert re.fullmatch(r"other bits than on the CPU: \d+ of join torch\.bfloat16 24 \(0\)", row.evidence)
+
+
+def test_state_that_comes_too_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(self: HostMemory, held: Any, device: torch.device) -> dict[str, Any]:
+        return {key: torch.zeros_like(value) if key == "exp_avg:int8" else value for key, value in held.items()}
+
+    monkeypatch.setattr(HostMemory, "fetched", stale)
+    assert stored.elsewhere_row("offload=cpu", "cpu", SIZES).evidence.startswith("other weights after 5 steps: by ")
+    assert stored.elsewhere_row("offload=disk", "cpu", SIZES).verdict == "pass"
 
 
 def test_a_graph_that_freezes_a_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

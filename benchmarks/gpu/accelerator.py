@@ -91,6 +91,12 @@ class Accelerator(ABC):
         target = torch.empty_like(source)
         return 2 * size / self.medians({"copy": lambda: lambda: target.copy_(source)}, 20)["copy"]
 
+    def link(self, size: int) -> float:
+        """Return the bytes a second that a copy of ``size`` bytes brings from the host's pinned memory."""
+        source = torch.ones(size // 4, pin_memory=torch.cuda.is_available())
+        target = torch.empty_like(source, device=self.device)
+        return size / self.medians({"copy": lambda: lambda: target.copy_(source, non_blocking=True)}, 20)["copy"]
+
 
 class Cpu(Accelerator):
     """Runs the code of every section where there is no GPU."""

@@ -17,7 +17,7 @@ import torch
 import anyoptim
 from benchmarks.gpu.section import Row, Section
 
-_PACKAGES = ("transformers", "accelerate", "bitsandbytes", "torchao", "triton")
+_PACKAGES = ("transformers", "accelerate", "bitsandbytes", "torchao", "flashoptim", "triton")
 
 
 def write(folder: Path, device: str, sections: Sequence[Section]) -> tuple[Path, Path]:

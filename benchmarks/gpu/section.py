@@ -46,6 +46,7 @@ class Sizes:
     Args:
         stepped: width, layers and vocabulary of the model whose steps are only compared.
         timed: those of the model whose steps are timed and whose memory is measured.
+        stored: those of the model in bf16 whose weights and state are packed; a billion parameters.
         rank: of low-rank optimizers on that one.
         repeats: timed steps of each optimizer.
         copied: bytes of the copy that gives the bandwidth.
@@ -56,6 +57,7 @@ class Sizes:
 
     stepped: tuple[int, int, int] = (128, 2, 512)
     timed: tuple[int, int, int] = (1024, 8, 32000)
+    stored: tuple[int, int, int] = (2048, 22, 32000)
     rank: int = 128
     repeats: int = 11
     copied: int = 2**30
@@ -65,7 +67,7 @@ class Sizes:
 
 
 FULL = Sizes()
-TINY = Sizes(stepped=(16, 1, 24), timed=(16, 1, 24), rank=4, repeats=2, copied=2**16, catalogue=1)
+TINY = Sizes(stepped=(16, 1, 24), timed=(16, 1, 24), stored=(64, 1, 64), rank=4, repeats=2, copied=2**16, catalogue=1)
 """For a CPU, where the code is tried and nothing is learnt."""
 OUT_OF_TIME = "out of time"
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.gpu import capture, devices, kit, peak_memory, report, step_times, sync
+from benchmarks.gpu import capture, devices, kit, peak_memory, report, step_times, stored, sync
 from benchmarks.gpu.accelerator import accelerator
 from benchmarks.gpu.section import Row, Section, Sizes, first_line
 
@@ -16,6 +16,7 @@ SECTIONS: tuple[Callable[[str, Sizes], Section], ...] = (
     devices.run,
     peak_memory.run,
     step_times.run,
+    stored.run,
     capture.run,
     kit.run,
 )
