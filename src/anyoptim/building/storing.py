@@ -54,7 +54,7 @@ def stored(
         frozenset[str]().union(*(each.exact_state for each in implementations)),
     )
     where = "none" if trial else str(settings.get("offload", "none"))
-    place = place_of(where, str(settings.get("offload_dir", "")))
+    place = place_of(where, str(settings.get("offload_dir") or ""))
     bound = float("inf") if trial else BATCH_BYTES
     return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound)
 

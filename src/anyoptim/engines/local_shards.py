@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from anyoptim.engines.distributed import lay_out_gradient, local
 from anyoptim.engines.layout import as_rows, as_shard
-from anyoptim.engines.packed_state import length_of_rows, lies_by_rows
 from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, one_element, stand_in, stood_for
+from anyoptim.engines.packed_state import length_of_rows, lies_by_rows
 
 
 class LocalShards(OnShards):

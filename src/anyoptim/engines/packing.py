@@ -91,7 +91,7 @@ def _long_bits(wide: Tensor, dtype: torch.dtype) -> Tensor:
     # a product with a power of two gives fp32 the exponents of fp16, in the lower five of its eight bits
     scaled = (wide * 2.0**-_FP16_BIAS).view(torch.int32)
     magnitude = (scaled & _MAGNITUDE).clamp(max=31 << 23) << 3
-    return torch.where(wide == wide, magnitude | (scaled & _SIGN), _FP16_NAN)
+    return torch.where(wide.isnan(), _FP16_NAN, magnitude | (scaled & _SIGN))
 
 
 def _of_long_bits(long: Tensor, dtype: torch.dtype) -> Tensor:

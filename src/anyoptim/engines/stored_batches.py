@@ -1,4 +1,4 @@
-"""Which parameters, or rows of them, a step on packed state takes at once: by shapes alone, so that it can be planned."""
+"""Which parameters, or rows of them, a step on packed state takes at once: by shapes alone, so it can be planned."""
 
 from __future__ import annotations
 

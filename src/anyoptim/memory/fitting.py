@@ -78,12 +78,12 @@ class FitsOnly:
 
     def _refuse_dtypes(self, optimizer: Optimizer) -> None:
         places: dict[object, int] = {each: index for index, each in enumerate(_parameters(optimizer))}
-        for key, held in list(optimizer.state.items()):
+        for key in list(optimizer.state):
             place = places.get(key, key)
-            _put_back(held, self._saved.get(place), self._expected.get(place))
+            _put_back(optimizer.state[key], self._saved.get(place), self._expected.get(place))
             if self._converted:
-                held = optimizer.state[key] = _cast(held, self._expected.get(place))
-            flaw = _difference(held, self._expected.get(place), _other_dtype)
+                optimizer.state[key] = _cast(optimizer.state[key], self._expected.get(place))
+            flaw = _difference(optimizer.state[key], self._expected.get(place), _other_dtype)
             if flaw:
                 self._refuse(optimizer, place, flaw)
         self._expected, self._saved = {}, {}

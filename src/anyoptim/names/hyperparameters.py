@@ -131,7 +131,7 @@ OFFLOAD = Hyperparameter(
     scope="facade",
 )
 OFFLOAD_DIR = Hyperparameter(
-    "offload_dir", str, "", "folder of offload=disk; empty: the system's for temporary files", scope="facade"
+    "offload_dir", str | None, None, "folder of offload=disk; none: the system's for temporary files", scope="facade"
 )
 SAVE_FP32 = Hyperparameter(
     "save_fp32", bool, False, "the Trainer saves the model in fp32, with what lies behind its weights", scope="facade"

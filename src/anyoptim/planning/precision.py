@@ -1,4 +1,4 @@
-"""What is said of weights in 16 bits and of what is held between steps: updates that are lost, settings of no effect."""
+"""What is said of weights in 16 bits and of what is held between steps: lost updates, settings of no effect."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def _lost_updates(spec: OptimizerSpec, settings: Settings, half: Sequence[Route]
         else "load the model in float32 and set bf16=True"
     )
     yield (
-        f"weights in {str(dtype).removeprefix('torch.')} near {weight:.1g} are {spacing:.0e} apart, and updates of about"
-        f" lr={rate:g} are less than half of that, so most of them are lost; {mend}"
+        f"weights in {str(dtype).removeprefix('torch.')} near {weight:.1g} are {spacing:.0e} apart, and updates of"
+        f" about lr={rate:g} are less than half of that, so most of them are lost; {mend}"
     )
 
 

@@ -15,7 +15,6 @@ from anyoptim.names.lookup import optimizer_info
 from anyoptim.planning.plan import plan
 from anyoptim.planning.suggestions import suited_arguments
 
-
 _PACKED = "master_weights=24bit,state_dtype=int8"
 
 
@@ -61,9 +60,9 @@ def recommend(
 ) -> list[Recommendation]:
     """Return the optimizers whose weights, gradients and state fit, those that need the least first.
 
-    Each is planned as it is, and, where it does not fit so, with weights and state packed, with ``fused_backward=true``,
-    with both, and with its state on the host; weights in bf16 are packed first. What cannot be planned for
-    the model, or trained on so many processes, is left out.
+    Each is planned as it is, and, where it does not fit so, with weights and state packed, with
+    ``fused_backward=true``, with both, and with its state on the host; weights in bf16 are packed first. What cannot be
+    planned for the model, or trained on so many processes, is left out.
 
     Args:
         model: the model, which may be on the meta device.

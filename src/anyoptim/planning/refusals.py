@@ -176,7 +176,7 @@ def _refuse_storage(spec: OptimizerSpec, settings: Settings, fields: Fields, rou
     if spec.wrappers and is_sharded(fields, routing):
         raise UnsupportedError(
             f"{spec.name}: master_weights, state_dtype and offload cannot go around a wrapper on parameters that FSDP2"
-            f" shards; leave them out of optim_args, take {spec.target_optimizer} without the wrapper, or train with DDP."
+            f" shards; leave them out of optim_args, take {spec.target_optimizer} alone, or train with DDP."
         )
 
 
