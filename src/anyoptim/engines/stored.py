@@ -34,6 +34,7 @@ from anyoptim.engines.packed_state import (
 from anyoptim.engines.packing import HALF
 from anyoptim.engines.stepping import step_inside
 from anyoptim.engines.stored_batches import Piece, step_batches
+from anyoptim.engines.wrapper import Wrapper
 
 _SEED = f"{WEIGHT}:stochastic"
 _MODES = ("train", "eval")
@@ -90,7 +91,11 @@ class Stored(OnShards):
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
-        return self._run([each for each in chosen if each[1].grad is not None], step_inside, chosen)
+        return self._run([each for each in chosen if self._moves(each[1])], step_inside, chosen)
+
+    def _moves(self, parameter: Tensor) -> bool:
+        """Whether a step may move a parameter: a wrapper may without a gradient, as Lookahead does."""
+        return parameter.grad is not None or (isinstance(self.optimizer, Wrapper) and parameter in self.state)
 
     def _run(
         self,
