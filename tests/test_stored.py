@@ -99,7 +99,7 @@ def test_other_settings_stay_near(name: str, master: str, state: str) -> None:
     stepped(low, stored, range(40))
     stepped(copied, plain, range(40))
     found = wide(low, stored)
-    # half of what the run moved, or what 16 bits cannot tell
+    # half of what the run moved, and what 16 bits cannot tell
     for key, value in copied.state_dict().items():
         moved, off = (value - start[key]).norm(), (found[key] - value).norm()
-        assert off <= 0.5 * moved + 2.0**-8 * value.norm(), key
+        assert off <= 0.5 * moved + 2.0**-7 * value.norm(), key

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from halves import ALL, built, stepped, watch_steps
+from halves import built, stepped, watch_steps
 from torch import Tensor
 from toys import skip_unless_installed
 
@@ -16,6 +16,8 @@ from anyoptim.testing.subject import Subject, tiny_model
 
 NAMES = ["adamw_torch", "muon", "schedule_free_adamw", "adalomo", "lookahead(adamw_torch)", "pytorch_optimizer/soap"]
 
+FEW = [("24bit", "int8"), ("own", "int4"), ("kahan", "own"), ("stochastic", "fp32"), ("32bit", "bf16"), ("own", "bf16")]
+
 
 def planned(name: str, model: Any, args: str) -> Any:
     return anyoptim.plan(name, model, {**Subject(name).arguments, "optim_args": args})
@@ -24,7 +26,7 @@ def planned(name: str, model: Any, args: str) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_state_is_planned_to_the_byte(name: str) -> None:
     skip_unless_installed(name)
-    for master, state in ALL:
+    for master, state in FEW:
         args = f"master_weights={master},state_dtype={state}"
         model = tiny_model(dtype=torch.bfloat16)
         optimizer = built(name, model, args)
@@ -62,16 +64,17 @@ def test_an_element_takes_so_many_bytes(master: str, state: str, each: float) ->
     assert sum(one.nbytes for one in sized) == weight.numel() * each
 
 
-@pytest.mark.parametrize("cached", [2**18, 5000])
-@pytest.mark.parametrize("name", ["adamw_torch", "muon", "adalomo", "sgd"])
+@pytest.mark.parametrize(
+    ("name", "cached"), [("adamw_torch", 2**18), ("adamw_torch", 5000), ("muon", 5000), ("adalomo", 2**18)]
+)
 def test_the_batch_is_what_a_step_unpacks(name: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted where the optimizer steps: what is in its hands and is not the model's, nor kept between steps."""
     monkeypatch.setattr("anyoptim.engines.stored_batches.CACHED", cached)
-    for master, state in ALL:
+    for master, state in FEW:
         args = f"master_weights={master},state_dtype={state}"
         model = tiny_model(dtype=torch.bfloat16)
         optimizer = built(name, model, args)
-        stepped(model, optimizer, range(1, 9))  # all have state
+        stepped(model, optimizer, range(1, 3))  # of these all have state after two
         for each in model.parameters():
             each.grad = torch.ones_like(each)
         kept, batches = kept_by(model, optimizer), list[int]()

@@ -32,7 +32,7 @@ from anyoptim.engines.packed_state import (
     word_of,
 )
 from anyoptim.engines.packing import HALF
-from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stepping import original_of, step_inside
 from anyoptim.engines.stored_batches import Piece, step_batches
 from anyoptim.engines.wrapper import Wrapper
 
@@ -70,7 +70,6 @@ class Stored(OnShards):
         self.place = place or Beside()
         self.elementwise = elementwise
         self.bound = bound
-        self._seeded = 0
 
     @property
     def by_rows(self) -> bool:
@@ -216,9 +215,14 @@ class Stored(OnShards):
         """Return the seed of this step's noise for a parameter; the first comes from the run's own."""
         held: int | None = self.optimizer.state[parameter].get(_SEED)
         if held is None:
-            self._seeded += 1
-            held = first_seed(self._seeded)
+            held = first_seed(self._place(parameter))
         return next_seed(held)
+
+    def _place(self, parameter: Tensor) -> int:
+        """Return the place of a parameter among all, in whichever order and on whichever process they step."""
+        every = (each for group in original_of(self.optimizer).param_groups for each in group["params"])
+        whole = stood_for(parameter)
+        return next((place for place, each in enumerate(every) if each is whole), 0)
 
     # ------------------------------------------------------------ loading
 
