@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from halves import assert_same, plain_state, stepped, wide
-from halves import built as build
+from halves import assert_same, plain_state
 from safetensors.torch import load_file
 from toys import arguments, needs_of, train, weights
 from transformers import Trainer, TrainerCallback
 
 import anyoptim
 from anyoptim.building.records import built
+from anyoptim.engines.packing import join
 from anyoptim.engines.stored import stored_inside
 from anyoptim.testing.subject import tiny_model
 
@@ -41,10 +41,8 @@ def fields_of(name: str, args: str = PACKED, **changed: Any) -> dict[str, Any]:
 
 
 def run(folder: Path, fields: dict[str, Any], resume: bool = False, seed: int = 0, **given: Any) -> Trainer:
-    if not resume:
-        return train(tiny_model(seed, torch.bfloat16), arguments(folder, **fields), **given)
-    again = Resumed if resume else Trainer
-    return train(tiny_model(seed, torch.bfloat16), arguments(folder, **fields), again, **given)
+    cls = Resumed if resume else Trainer
+    return train(tiny_model(seed, torch.bfloat16), arguments(folder, **fields), cls, **given)
 
 
 class Resumed(Trainer):
@@ -90,18 +88,11 @@ def test_a_checkpoint_of_two_sets_of_weights_has_the_average(tmp_path: Path) -> 
     for at, parameter in enumerate(every):
         name = names[parameter]
         joined = seen.after[SAVED][name]
-        assert torch.equal(state[at]["training_weight"], joined.bfloat16()) or "weight:24bit" in state[at]
         low = state[at]["training_weight"]
         assert low.dtype == torch.bfloat16
-        assert torch.equal(anyoptim_join(low, state[at]), joined)
+        assert torch.equal(join(low, state[at]["weight:24bit"]), joined)
     assert any(not torch.equal(model[names[each]], seen.after[SAVED][names[each]].bfloat16()) for each in every)
     assert all(value.dtype == torch.bfloat16 for value in model.values())
-
-
-def anyoptim_join(low: torch.Tensor, held: dict[str, Any]) -> torch.Tensor:
-    from anyoptim.engines.packing import join
-
-    return join(low, held["weight:24bit"])
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "muon"])
@@ -122,15 +113,15 @@ def test_the_model_is_saved_in_fp32_where_that_is_asked_for(name: str, tmp_path:
     assert_same(load_file(tmp_path / "low" / "saved" / "model.safetensors"), weights(other.model))
 
 
-def test_a_run_trains_better_than_one_that_loses_updates(tmp_path: Path) -> None:
-    """At a rate that rounding swallows, packed weights learn as fp32 does and plain ones do not."""
-    losses = {}
+def test_a_rate_that_rounding_swallows_moves_packed_weights(tmp_path: Path) -> None:
+    """They go as far as weights in fp32; plain ones in bf16 do not move."""
+    far = {}
     for args, dtype in ((PACKED, torch.bfloat16), ("", torch.bfloat16), ("", torch.float32)):
-        torch.manual_seed(0)
         model = tiny_model(dtype=dtype)
-        optimizer = build("adamw_torch", model, args, learning_rate=1e-5)
-        start = wide(model, optimizer)
-        stepped(model, optimizer, range(20))
-        after = wide(model, optimizer)
-        losses[args, dtype] = sum(float((after[key].float() - start[key].float()).norm()) for key in start)
-    assert losses[PACKED, torch.bfloat16] == pytest.approx(losses["", torch.float32], rel=0.15)
+        start = {key: value.clone() for key, value in model.state_dict().items()}
+        fields = fields_of("adamw_torch", args, learning_rate=1e-6, save_strategy="no", weight_decay=0.0)
+        trainer = train(model, arguments(tmp_path, **fields))
+        after = anyoptim.fp32_weights(trainer.model, trainer.optimizer)
+        far[args, dtype] = sum(float((after[key].float() - start[key].float()).norm()) for key in start)
+    assert far[PACKED, torch.bfloat16] == pytest.approx(far["", torch.float32], rel=0.1)
+    assert far["", torch.bfloat16] < far["", torch.float32] / 2

@@ -79,7 +79,7 @@ def held_as_here(optimizer: Optimizer, state_dict: dict[str, Any], name: str) ->
     changed = False
     for number, (key, parameter) in enumerate(zip(keys, every, strict=False)):
         held, storage = state.get(key), storages.get(parameter, Storage())
-        if isinstance(held, Mapping) and not is_held_as(held, storage, parameter):
+        if isinstance(held, Mapping) and not is_held_as(_parts(held), storage, local(parameter.detach())):
             state[key] = _restored(held, storage, parameter, number)
             changed = True
     if not changed:
@@ -98,12 +98,16 @@ def _restored(held: Mapping[str, Any], storage: Storage, parameter: Tensor, numb
     if not isinstance(parameter, DTensor):
         return restored(held, storage, parameter.detach(), number)
     part = local(parameter.detach())
-    plain = {key: local(value) if isinstance(value, Tensor) else value for key, value in held.items()}
     return {
         key: as_rows(value, parameter)
         if lies_by_rows(key)
         else as_shard(value, parameter)
         if isinstance(value, Tensor) and value.dim() and value.shape == part.shape
         else held.get(key, value)
-        for key, value in restored(plain, storage, part, number).items()
+        for key, value in restored(_parts(held), storage, part, number).items()
     }
+
+
+def _parts(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return this process's part of a parameter's state."""
+    return {key: local(value) if isinstance(value, Tensor) else value for key, value in held.items()}

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.engines import packing
 
@@ -54,7 +55,7 @@ class Storage:
         if self.state_dtype in ("own", "fp32") or key in self.exact or len(shape) < 2:
             return ""
         packable = isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.float32
-        if not packable or not shape.numel():
+        if not packable or not shape.numel() or is_traceable_wrapper_subclass(value):  # torchao's own packed state
             return ""
         return "24bit" if key in self.weights else self.state_dtype
 
@@ -194,6 +195,16 @@ def bytes_in_flight(packed: Mapping[str, Any], weight: Tensor, storage: Storage,
     return 4 * elements * (2 * len(wide) + unpacked)
 
 
+def widened(state: Mapping[str, Any], low: Tensor) -> dict[str, Any]:
+    """Return state that was made beside weights in 16 bits as steps in fp32 make it.
+
+    Args:
+        state: of a parameter; nothing in it is packed.
+        low: the parameter's weight.
+    """
+    return {key: value if key == ASIDE else _widened(value, low) for key, value in state.items()}
+
+
 def _widened(value: Any, low: Tensor) -> Any:
     """Return what steps in 16 bits have made of a parameter's dtype as steps in fp32 make it."""
     is_as_narrow = isinstance(value, Tensor) and value.dtype == low.dtype and value.shape == low.shape
@@ -240,7 +251,7 @@ def restored(packed: Mapping[str, Any], storage: Storage, low: Tensor, number: i
     shape = low.shape
     unpacked = state_unpacked(packed, shape)
     if storage.steps_wide and low.dtype in packing.HALF and not any(map(word_of, packed)):
-        unpacked = {key: value if key == ASIDE else _widened(value, low) for key, value in unpacked.items()}
+        unpacked = widened(unpacked, low)
     state = state_packed(unpacked, storage, shape)
     way, key = storage.master_weights, f"{WEIGHT}:{storage.master_weights}"
     if low.dtype not in packing.HALF or way == "own":

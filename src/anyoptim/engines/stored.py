@@ -29,6 +29,7 @@ from anyoptim.engines.packed_state import (
     state_unpacked,
     weight_packed,
     wide_weight,
+    widened,
     word_of,
 )
 from anyoptim.engines.packing import HALF
@@ -70,6 +71,9 @@ class Stored(OnShards):
         self.place = place or Beside()
         self.elementwise = elementwise
         self.bound = bound
+        for parameter, held in optimizer.state.items():  # some constructors make state
+            if storage.steps_wide and isinstance(parameter, Tensor) and parameter.dtype in HALF:
+                optimizer.state[parameter] = widened(held, parameter)
 
     @property
     def by_rows(self) -> bool:

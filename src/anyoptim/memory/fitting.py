@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import record_of, refuse_state_of_another
@@ -213,8 +214,16 @@ def _put_back(held: object, saved: object, expected: object) -> None:
         if not (isinstance(now, Tensor) and isinstance(before, Tensor) and isinstance(then, Tensor)):
             _put_back(now, before, then)
         elif now.dtype != then.dtype == before.dtype:
-            same = torch.equal(before.to(now), now)
+            same = _equal(before.to(now), now)
             held[key] = before.to(now.device, copy=True) if same else now.to(then.dtype)  # type: ignore[index]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal; of those that are made of others, as torchao's packed state is, these."""
+    if isinstance(one, DTensor) or not is_traceable_wrapper_subclass(one):
+        as_bytes = one.dtype.itemsize == 1  # torch compares no float8
+        return torch.equal(one.view(torch.uint8), other.view(torch.uint8)) if as_bytes else torch.equal(one, other)
+    return all(_equal(getattr(one, each), getattr(other, each)) for each in one.__tensor_flatten__()[0])
 
 
 def _cast(held: Any, expected: object) -> Any:

@@ -191,30 +191,37 @@ def in_flight(plan: Blueprint, optimizer: Optimizer) -> int:
 
     Args:
         plan: what was decided, for all parameters.
-        optimizer: built of it, for a few of each kind, which have stepped.
+        optimizer: built of it, for a few of each kind, or for all in groups of its own; it has stepped.
     """
     largest = 0
     for stored in stored_inside(optimizer):
-        names = {group.get(MEMBER) for group in stored.param_groups}
-        states: dict[Tensor, Mapping[str, Any]] = {}
-        given = []
-        for index, (mine, group, of_group) in enumerate(
-            zip(optimizer.param_groups, plan.groups, kinds(plan), strict=True)
-        ):
-            held = iter(mine["params"])
-            for same in of_group:
-                few = [optimizer.state.get(each, {}) for each in itertools.islice(held, min(FEW, len(same)))]
-                states.update((each, few[min(at, len(few) - 1)]) for at, each in enumerate(same))
-            if len(names) == 1 and group.get(MEMBER) not in names:
-                continue
-            given += [(index, each) for each in group["params"]]
+        states, given = _states_for_all(plan, optimizer, {group.get(MEMBER) for group in stored.param_groups})
         for batch in step_batches(given, by_rows=stored.by_rows):
-            size = 0
-            for piece in batch:
-                elements = math.prod(piece.shape)
-                size += bytes_in_flight(states[piece.parameter], piece.parameter, stored.storage, elements)
-            largest = max(largest, size)
+            sizes = (
+                bytes_in_flight(states[each.parameter], each.parameter, stored.storage, math.prod(each.shape))
+                for each in batch
+            )
+            largest = max(largest, sum(sizes))
     return largest
+
+
+def _states_for_all(
+    plan: Blueprint, optimizer: Optimizer, members: set[Any]
+) -> tuple[dict[Tensor, Mapping[str, Any]], list[tuple[int, Tensor]]]:
+    """Return a state for each parameter of some members of a hybrid, and these parameters with their groups' places."""
+    of_group = kinds(plan)
+    states: dict[Tensor, Mapping[str, Any]] = {}
+    given: list[tuple[int, Tensor]] = []
+    if len(optimizer.param_groups) != len(of_group):
+        of_group = [[[each] for each in group["params"]] for group in optimizer.param_groups]
+    for index, (mine, kinds_of_group) in enumerate(zip(optimizer.param_groups, of_group, strict=True)):
+        held = iter(mine["params"])
+        for same in kinds_of_group:
+            few = [optimizer.state.get(each, {}) for each in itertools.islice(held, min(FEW, len(same)))]
+            states.update((each, few[min(at, len(few) - 1)]) for at, each in enumerate(same))
+        if mine.get(MEMBER) in members:
+            given += [(index, each) for same in kinds_of_group for each in same]
+    return states, given
 
 
 def _bytes_of(held: object, seen: set[int]) -> int:
