@@ -127,6 +127,17 @@ def first_row(parameter: Tensor, part: Tensor) -> int:
     return rows[0] if len(rows) else 0
 
 
+def rows_of(parameter: Tensor, shape: Sequence[int]) -> Layout:
+    """Return the layout of a tensor of a parameter's rows that lies as these do, whatever its rows hold."""
+    rest = tuple(map(range, shape[1:]))
+    return Layout(tuple(shape), tuple((region[0], *rest) for region in layout_of(parameter).regions))
+
+
+def is_split_by_rows(parameter: Tensor) -> bool:
+    """Whether a parameter is a DTensor of whole rows on each process."""
+    return isinstance(parameter, DTensor) and all(getattr(each, "dim", 0) == 0 for each in parameter.placements)
+
+
 def as_rows(part: Tensor, parameter: Tensor) -> Tensor:
     """Return a part that has the rows of a parameter's part as a DTensor that lies as these do.
 
@@ -138,7 +149,7 @@ def as_rows(part: Tensor, parameter: Tensor) -> Tensor:
         UnsupportedError: it is split otherwise.
     """
     assert isinstance(parameter, DTensor)
-    if any(getattr(each, "dim", 0) != 0 for each in parameter.placements):
+    if not is_split_by_rows(parameter):
         raise UnsupportedError(
             "state_dtype=int8 and int4 need parameters that are sharded by rows, as FSDP2 does; leave state_dtype out"
             " of optim_args, or set it to bf16."

@@ -62,8 +62,8 @@ class Storage:
 
 def word_of(key: object) -> str:
     """Return the word after a key of state, if it is packed; "" otherwise."""
-    _, _, word = key.rpartition(":") if isinstance(key, str) else ("", "", "")
-    return word if word in _WORDS else ""
+    own, _, word = key.rpartition(":") if isinstance(key, str) else ("", "", "")
+    return word if own and word in _WORDS else ""
 
 
 def is_remainder(key: object) -> bool:

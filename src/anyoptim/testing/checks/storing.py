@@ -54,7 +54,8 @@ def packs_state(subject: Subject) -> str:
             subject.step(model, optimizer, seed)
         held = measured_state_bytes(optimizer)
         predicted = planned.memory.total
-        expect(predicted == held, f"predicted {predicted}, measured {held} bytes in {dtype}")
+        varies = "memory" in subject.spec.default.may_fail  # as that check says
+        expect(predicted == held or varies, f"predicted {predicted}, measured {held} bytes in {dtype}")
         resumed = copy.deepcopy(model)
         loaded = subject.build(resumed, **fields)
         loaded.load_state_dict(_saved(optimizer))
