@@ -40,12 +40,42 @@ def equal_to_one(name: str, args: str, mesh: str, *sizes: int) -> None:
     """The weights and what lies behind them, after every step."""
     model, alone = MESHES[mesh](half(*sizes)), half(*sizes)
     split, one = optimizer(name, model, optim_args=args), optimizer(name, alone, optim_args=args)
+    assert not split.state  # what turns weights makes none
     before = wide(alone, one)
     for step in range(STEPS):
         one_step(model, split, step)
         one_step(alone, one, step)
         assert_same(wide(model, split), wide(alone, one))
     assert all(not torch.equal(before[key], value) for key, value in wide(alone, one).items())
+
+
+def near_one(name: str, args: str, mesh: str) -> None:
+    """Where a layer is split, sums in bf16 come in another order."""
+    model, alone = MESHES[mesh](half()), half()
+    split, one = optimizer(name, model, optim_args=args), optimizer(name, alone, optim_args=args)
+    for step in range(2):
+        one_step(model, split, step)
+        one_step(alone, one, step)
+    found = wide(model, split)
+    assert all((found[key] - value).norm() <= 0.05 * value.norm() + 0.02 for key, value in wide(alone, one).items())
+
+
+def turned_and_back() -> None:
+    """Schedule-free: the average is that of one process, and so is what goes on from it."""
+    model, alone = MESHES["fsdp"](half()), half()
+    args = "master_weights=32bit,state_dtype=int8"
+    split, one = (optimizer("schedule_free_adamw", each, optim_args=args) for each in (model, alone))
+    for step in range(STEPS):
+        one_step(model, split, step)
+        one_step(alone, one, step)
+        training = wide(alone, one)
+        for each in (split, one):
+            each.eval()
+        assert_same(wide(model, split), wide(alone, one))
+        assert step == 0 or any(not torch.equal(value, training[key]) for key, value in wide(alone, one).items())
+        for each in (split, one):
+            each.train()
+        assert_same(wide(model, split), wide(alone, one))
 
 
 def replicas_equal_one(name: str, args: str) -> None:
@@ -100,6 +130,22 @@ def goes_on(name: str, *, full: bool) -> None:
         assert_same(wide(model, built), wide(other, resumed))
 
 
+def loads_into_what_has_not_stepped(args: str) -> None:
+    model, other = MESHES["fsdp"](half()), MESHES["fsdp"](half())
+    built = optimizer("adamw_torch", model, optim_args=args)
+    for step in range(2):
+        one_step(model, built, step)
+    with torch.no_grad():
+        for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
+            mine.copy_(theirs)
+    resumed = optimizer("adamw_torch", other, optim_args=args)
+    resumed.load_state_dict(copy.deepcopy(built.state_dict()))
+    for step in range(2, STEPS):
+        one_step(model, built, step)
+        one_step(other, resumed, step)
+        assert_same(wide(model, built), wide(other, resumed))
+
+
 def moves_to_other_ways(before: str, after: str) -> None:
     model = MESHES["fsdp"](half())
     built = optimizer("adamw_torch", model, optim_args=before)
@@ -124,8 +170,7 @@ def state_is_planned_to_the_byte(name: str) -> None:
     size, rank = dist.get_world_size(), dist.get_rank()
     dist.barrier()
     dist.destroy_process_group()
-    spec = anyoptim.optimizer_info(name)
-    found = anyoptim.plan(name, half(), lr=0.01, optim_args=PACKED, fsdp="full_shard" if spec else None)
+    found = anyoptim.plan(name, half(), {"learning_rate": 0.01, "optim_args": PACKED, "fsdp": "full_shard"})
     planned = found.footprint(size, "fsdp2").state
     assert planned is not None and abs(planned - mine) <= (0 if rank == 0 else 200)
 
@@ -137,7 +182,8 @@ TWO: Cases = {
         for args in WAYS
     },
     **{f"{name} on fsdp": partial(equal_to_one, name, PACKED, "fsdp") for name in NAMES[2:]},
-    **{f"{name} on tp": partial(equal_to_one, name, PACKED, "tp") for name in ("muon",)},
+    "muon on tp": partial(near_one, "muon", PACKED, "tp"),
+    "turned": turned_and_back,
     **{
         f"{name} on ddp, {args}": partial(replicas_equal_one, name, args)
         for name in ("adamw_torch", "muon")
@@ -157,6 +203,7 @@ TWO: Cases = {
         for name in ("adamw_torch", "muon")
         for full in (True, False)
     },
+    **{f"loads: {args}": partial(loads_into_what_has_not_stepped, args) for args in ("", *WAYS)},
     "moves: packed": partial(moves_to_other_ways, "", PACKED),
     "moves: plain": partial(moves_to_other_ways, PACKED, ""),
     "moves: 32": partial(moves_to_other_ways, PACKED, "master_weights=32bit,state_dtype=bf16"),
@@ -168,7 +215,7 @@ FOUR: Cases = {
         for name in ("adamw_torch", "muon", "lamb")
     },
     "empty shards lie": partial(packed_state_lies_as_the_parameters_do, "adamw_torch"),
-    "muon on fsdp_tp": partial(equal_to_one, "muon", PACKED, "fsdp_tp"),
+    "muon on fsdp_tp": partial(near_one, "muon", PACKED, "fsdp_tp"),
 }
 
 

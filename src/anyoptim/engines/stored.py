@@ -18,7 +18,7 @@ from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
+from anyoptim.engines.on_shards import MODES, Chosen, OnShards, StandIns, stand_in, stood_for
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
@@ -38,7 +38,6 @@ from anyoptim.engines.stored_batches import Piece, step_batches
 from anyoptim.engines.wrapper import Wrapper
 
 _SEED = f"{WEIGHT}:stochastic"
-_MODES = ("train", "eval")
 
 
 class Stored(OnShards):
@@ -82,7 +81,7 @@ class Stored(OnShards):
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
-        return partial(self._turn, name) if name in _MODES else found
+        return partial(self._turn, name) if name in MODES else found
 
     @torch.no_grad()
     def _turn(self, mode: str, *args: Any) -> None:
@@ -177,6 +176,8 @@ class Stored(OnShards):
             plain: takes what is put there when all pieces have stepped.
             whole: the state is all that the piece has from now on.
         """
+        if not whole and not self.optimizer.state.get(piece.parameter):
+            return  # without state there is one set of weights only
         low = piece.of(piece.parameter.detach())
         after = state_packed(state, self.storage, tensor.shape)
         if self.storage.steps_wide and low.dtype in HALF:
@@ -240,8 +241,13 @@ class Stored(OnShards):
         for key, parameter in zip(keys, every, strict=True):
             held = state.get(key, {})
             for name, value in held.items() if isinstance(held, Mapping) else ():
-                if word_of(name):
+                if word_of(name) or self._was_narrowed(value, self.optimizer.state[parameter].get(name)):
                     self.optimizer.state[parameter][name] = self._loaded(value, parameter)
+
+    def _was_narrowed(self, value: Any, loaded: Any) -> bool:
+        """Whether torch has cast a value of the state, which steps in fp32 have made, to its weight's dtype."""
+        tensors = isinstance(value, Tensor) and isinstance(loaded, Tensor) and self.storage.steps_wide
+        return tensors and value.dtype == torch.float32 and loaded.dtype in HALF
 
     def _loaded(self, value: Any, parameter: Tensor) -> Any:
         if not isinstance(value, Tensor):
