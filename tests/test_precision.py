@@ -101,12 +101,13 @@ def test_what_does_not_fit_is_packed() -> None:
     elements = sum(each.numel() for each in model.parameters())
     plain = anyoptim.plan("adamw_torch", model, {"learning_rate": 1e-4}).footprint().total
     assert plain is not None
-    (packed,) = recommend(model, int(8.5 * elements), ["adamw_torch"])
+    (packed,) = recommend(model, int(7.9 * elements), ["adamw_torch"])
     assert packed.arguments["optim_args"] == "master_weights=24bit,state_dtype=int8"
-    # weights and gradients in bf16, a remainder, two moments and their scales, and the batch
-    assert packed.footprint.total == pytest.approx((2 + 2 + 1 + 2 * (1 + 2 / 32)) * elements, rel=0.03)
-    assert packed.footprint.total < plain
-    (fused,) = recommend(model, int(5.6 * elements), ["adamw_torch"])
+    # weights and gradients in bf16, a remainder, two moments and their scales, beside the batch
+    total = packed.footprint.total
+    assert total is not None and total < plain
+    assert total - packed.footprint.batch == pytest.approx((2 + 2 + 1 + 2 * (1 + 2 / 32)) * elements, rel=0.01)
+    (fused,) = recommend(model, int(6.5 * elements), ["adamw_torch"])
     assert fused.arguments["optim_args"] == "master_weights=24bit,state_dtype=int8,fused_backward=true"
     assert not [each for each in packed.advice if LOST in each]
     assert not recommend(model, 4 * elements, ["adamw_torch"])
