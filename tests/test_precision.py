@@ -110,7 +110,9 @@ def test_what_does_not_fit_is_packed() -> None:
     (fused,) = recommend(model, int(6.5 * elements), ["adamw_torch"])
     assert fused.arguments["optim_args"] == "master_weights=24bit,state_dtype=int8,fused_backward=true"
     assert not [each for each in packed.advice if LOST in each]
-    assert not recommend(model, 4 * elements, ["adamw_torch"])
+    (elsewhere,) = recommend(model, 4 * elements, ["adamw_torch"])
+    assert elsewhere.arguments["optim_args"] == f"{fused.arguments['optim_args']},offload=cpu"
+    assert not recommend(model, 3 * elements, ["adamw_torch"])
 
 
 def test_in_fp32_what_fits_stays_as_it_is() -> None:
