@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch.distributed.tensor import DTensor
 
 from anyoptim.engines.distributed import lay_out_gradient, local
 from anyoptim.engines.layout import as_rows, as_shard
-from anyoptim.engines.on_shards import Chosen, OnShards, one_element, stand_in, stood_for
+from anyoptim.engines.on_shards import MODES, Chosen, OnShards, one_element, stand_in, stood_for
 from anyoptim.engines.packed_state import length_of_rows, lies_by_rows
+from anyoptim.engines.stepping import step_inside
 
 
 class LocalShards(OnShards):
@@ -25,20 +27,39 @@ class LocalShards(OnShards):
         optimizer: updates each element of a parameter from that element's gradient and state and the group's values.
     """
 
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return partial(self._turn, name) if name in MODES else found
+
+    @torch.no_grad()
+    def _turn(self, mode: str, *args: Any) -> None:
+        """Let the optimizer inside turn its weights from those that it trains to those that it gives away, or back."""
+        every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
+        for index, values in self._run(every, lambda twin: getattr(twin, mode)(*args)).items():
+            self.param_groups[index].update(values)
+
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
+        given = [each for each in chosen if each[1].grad is not None]
+        for _, parameter in given:
+            lay_out_gradient(parameter)
+        return self._run(given, step_inside, chosen)
+
+    def _run(self, given: Chosen, act: Callable[[Any], object], advancing: Chosen = ()) -> dict[int, Mapping[str, Any]]:
+        """Let the optimizer inside do something to this process's parts of parameters."""
         steps = self.stand_ins()
-        given = []
-        for index, parameter in chosen:
-            if parameter.grad is not None:
-                lay_out_gradient(parameter)
-                part, gradient = local(parameter.detach()), local(parameter.grad)
-                # an empty part has state, too, or ranks would save other keys
-                tensor = stand_in(part, gradient, parameter) if part.numel() else one_element(parameter, part)
-                given.append((index, tensor, _plain(self.optimizer.state.get(parameter, {}), tensor)))
-        for tensor, held in steps.step(given).items():
-            self.optimizer.state[stood_for(tensor)] = _sharded(held, tensor, stood_for(tensor))
-        for index, parameter in chosen:
+        parts = []
+        for index, parameter in given:
+            part, gradient = local(parameter.detach()), parameter.grad
+            gradient = None if gradient is None else local(gradient)
+            tensor = stand_in(part, gradient, parameter)
+            if not part.numel():  # an empty part has state, too, or ranks would save other keys
+                tensor = one_element(parameter, part, with_gradient=gradient is not None)
+            parts.append((index, tensor, _plain(self.optimizer.state.get(parameter, {}), tensor)))
+        for tensor, held in steps.step(parts, act).items():
+            if held:
+                self.optimizer.state[stood_for(tensor)] = _sharded(held, tensor, stood_for(tensor))
+        for index, parameter in advancing:
             steps.advance(index, parameter, with_gradient=False)
         steps.finish()
         return steps.after

@@ -17,6 +17,8 @@ from anyoptim.engines.stepping import StepsParts, evaluated, step_inside, steppe
 
 Chosen = Sequence[tuple[int, Tensor]]
 """Parameters, each with the index of its group."""
+MODES = ("train", "eval")
+"""Methods of optimizers that turn their weights."""
 
 
 class OnShards(Facade, StepsParts):

@@ -19,7 +19,7 @@ from anyoptim.engines.composite import CompositeOptimizer
 from anyoptim.engines.facade import Facade
 from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, OnShards, stand_in, stood_for
+from anyoptim.engines.on_shards import MODES, Chosen, OnShards, stand_in, stood_for
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
@@ -34,11 +34,11 @@ from anyoptim.engines.packed_state import (
     word_of,
 )
 from anyoptim.engines.packing import HALF
-from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stepping import original_of, step_inside
 from anyoptim.engines.stored_batches import Piece, step_batches
+from anyoptim.engines.wrapper import Wrapper
 
 _SEED = f"{WEIGHT}:stochastic"
-_MODES = ("train", "eval")
 
 
 class Stored(OnShards):
@@ -74,7 +74,6 @@ class Stored(OnShards):
         self.elementwise = elementwise
         self.bound = bound
         self.compiled = compiled
-        self._seeded = 0
         for parameter, held in optimizer.state.items():  # some constructors make state
             if storage.steps_wide and isinstance(parameter, Tensor) and parameter.dtype in HALF:
                 optimizer.state[parameter] = widened(held, parameter)
@@ -86,7 +85,7 @@ class Stored(OnShards):
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
-        return partial(self._turn, name) if name in _MODES else found
+        return partial(self._turn, name) if name in MODES else found
 
     @torch.no_grad()
     def _turn(self, mode: str, *args: Any) -> None:
@@ -98,7 +97,7 @@ class Stored(OnShards):
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
-        given = [each for each in chosen if each[1].grad is not None]
+        given = [each for each in chosen if self._moves(each[1])]
         at_once = self._at_once(given)
         if not at_once:
             return self._run(given, step_inside, chosen)
@@ -122,6 +121,10 @@ class Stored(OnShards):
             before = state[parameter]
             state[parameter] = {key: self._kept(value, before.get(key)) for key, value in held.items()}
         return taken
+
+    def _moves(self, parameter: Tensor) -> bool:
+        """Whether a step may move a parameter: a wrapper may without a gradient, as Lookahead does."""
+        return parameter.grad is not None or (isinstance(self.optimizer, Wrapper) and parameter in self.state)
 
     def _run(
         self,
@@ -200,6 +203,8 @@ class Stored(OnShards):
             plain: takes what is put there when all pieces have stepped.
             whole: the state is all that the piece has from now on.
         """
+        if not whole and not self.optimizer.state.get(piece.parameter):
+            return  # without state there is one set of weights only
         low = piece.of(piece.parameter.detach())
         after = state_packed(state, self.storage, tensor.shape)
         if self.storage.steps_wide and low.dtype in HALF:
@@ -242,9 +247,14 @@ class Stored(OnShards):
         """Return the seed of this step's noise for a parameter; the first comes from the run's own."""
         held: int | None = self.optimizer.state[parameter].get(_SEED)
         if held is None:
-            self._seeded += 1
-            held = first_seed(self._seeded)
+            held = first_seed(self._place(parameter))
         return next_seed(held)
+
+    def _place(self, parameter: Tensor) -> int:
+        """Return the place of a parameter among all, in whichever order and on whichever process they step."""
+        every = (each for group in original_of(self.optimizer).param_groups for each in group["params"])
+        whole = stood_for(parameter)
+        return next((place for place, each in enumerate(every) if each is whole), 0)
 
     # ------------------------------------------------------------ loading
 
@@ -258,8 +268,13 @@ class Stored(OnShards):
         for key, parameter in zip(keys, every, strict=True):
             held = state.get(key, {})
             for name, value in held.items() if isinstance(held, Mapping) else ():
-                if word_of(name):
+                if word_of(name) or self._was_narrowed(value, self.optimizer.state[parameter].get(name)):
                     self.optimizer.state[parameter][name] = self._loaded(value, parameter)
+
+    def _was_narrowed(self, value: Any, loaded: Any) -> bool:
+        """Whether torch has cast a value of the state, which steps in fp32 have made, to its weight's dtype."""
+        tensors = isinstance(value, Tensor) and isinstance(loaded, Tensor) and self.storage.steps_wide
+        return tensors and value.dtype == torch.float32 and loaded.dtype in HALF
 
     def _loaded(self, value: Any, parameter: Tensor) -> Any:
         if not isinstance(value, Tensor):

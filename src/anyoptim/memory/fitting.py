@@ -17,6 +17,7 @@ from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import record_of, refuse_state_of_another
 from anyoptim.building.state_dicts import is_empty
 from anyoptim.building.storing import held_as_here
+from anyoptim.engines.loading import of_those_with_state
 from anyoptim.errors import CheckpointError
 from anyoptim.memory.first_step import FEW, after_one_step, kinds, try_a_step
 from anyoptim.memory.state import bytes_from_few
@@ -108,7 +109,7 @@ class FitsOnly:
         With ``other`` values, of the groups' keys among them.
         """
         if any(isinstance(each, DTensor) for each in _parameters(optimizer)):
-            return dict(optimizer.state_dict()["state"])
+            return dict(of_those_with_state(optimizer.state_dict())["state"])
         plan = dataclasses.replace(self._plan, groups=tuple(self._groups(optimizer, saved, other or {})))
         found, _ = try_a_step(plan, lambda: _state_of_each(plan))
         resized = {key for _, each in plan.members for key in each.resized_state}
