@@ -20,7 +20,7 @@ from anyoptim.catalog._algorithms import Algorithm, algorithms
 from anyoptim.catalog._held import held_between_steps
 from anyoptim.catalog._keywords import hyperparameters_from
 from anyoptim.names.composing import pair
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, STORAGE, WHERE_AND_WHEN, Hyperparameter
+from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter, coupling
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 from anyoptim.names.unmade import Unmade
 
@@ -162,7 +162,7 @@ def _spec(path: str, own: str, entry: Mapping[str, Any], facts: Facts, shared: M
     unsupported = {}
     coupled = "its step evaluates the loss again" if facts.traits.needs_closure else facts.coupled
     if coupled:
-        unsupported = dict.fromkeys((each.name for each in (FUSED_BACKWARD, *STORAGE)), coupled)
+        unsupported = coupling(coupled)
     else:
         hyperparameters += WHERE_AND_WHEN
     fields: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Literal
 
 from anyoptim.catalog._shared import AT_LEAST_ONE, POSITIVE, betas, eps, flag, lr, native, weight_decay
 from anyoptim.names.composing import upstream, variant
-from anyoptim.names.hyperparameters import FUSED_BACKWARD, STORAGE, Hyperparameter
+from anyoptim.names.hyperparameters import FUSED_BACKWARD, STORAGE, Hyperparameter, coupling
 from anyoptim.names.role import MATRICES, Role
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
@@ -70,9 +70,7 @@ APOLLO = OptimizerSpec(
             },
             target_roles=MATRICES - {Role.EXPERT_STACK},
             hyperparameters=_HYPERPARAMETERS,
-            unsupported={
-                "fused_backward": "apollo-torch steps differently on one parameter alone; take implementation=native"
-            },
+            unsupported=coupling("apollo-torch steps differently on one parameter alone; take implementation=native"),
             refused={"no_deprecation_warning": "it silences a warning that apollo_adamw never gives"},
         ),
     ),

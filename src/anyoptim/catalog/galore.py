@@ -19,7 +19,7 @@ from anyoptim.catalog._shared import (
     weight_decay,
 )
 from anyoptim.names.composing import upstream, variant
-from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter
+from anyoptim.names.hyperparameters import WHERE_AND_WHEN, Hyperparameter, coupling
 from anyoptim.names.role import MATRICES, Role
 from anyoptim.names.spec import Implementation, OptimizerSpec, Traits
 
@@ -52,7 +52,7 @@ def _upstream(name: str, *hyperparameters: Hyperparameter) -> Implementation:
         across="owned",
         target_roles=MATRICES - {Role.EXPERT_STACK},
         hyperparameters=(*hyperparameters, *_TARGET),
-        unsupported={"fused_backward": "it is tested with our engine only; take implementation=native"},
+        unsupported=coupling("it is tested with our engine only; take implementation=native"),
     )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from anyoptim.catalog._shared import FRACTION, NON_NEGATIVE, betas, eps, lr, native, weight_decay
 from anyoptim.names.composing import upstream
-from anyoptim.names.hyperparameters import Hyperparameter
+from anyoptim.names.hyperparameters import Hyperparameter, coupling
 from anyoptim.names.spec import Implementation, OptimizerSpec
 
-_UNSUPPORTED = {"fused_backward": "its beta1 falls with a parameter's place among those that have a gradient"}
+_UNSUPPORTED = coupling("its beta1 falls with a parameter's place among those that have a gradient")
 _HYPERPARAMETERS = (
     lr(1e-3),
     betas(),

@@ -147,3 +147,8 @@ STORAGE = (MASTER_WEIGHTS, STATE_DTYPE, OFFLOAD, OFFLOAD_DIR, SAVE_FP32, COMPILE
 """What :class:`anyoptim.engines.stored.Stored` is told."""
 WHERE_AND_WHEN = (FUSED_BACKWARD, OWNED, *STORAGE)
 """For implementations whose step updates each parameter from its own gradient, state and group alone."""
+
+
+def coupling(reason: str) -> dict[str, str]:
+    """Return why an implementation whose step couples parameters cannot step on one alone, by each keyword."""
+    return dict.fromkeys((each.name for each in (FUSED_BACKWARD, *STORAGE)), reason)

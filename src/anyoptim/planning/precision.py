@@ -20,6 +20,8 @@ _USUAL_WEIGHT = 0.02
 """The standard deviation of most models' weights before training, where there are none to look at."""
 _SIZE_OF_LR = 1e-2
 """Optimizers whose usual rates end here move weights by about their rate."""
+_FALLS_IN_BF16 = 1 - 2**-8
+"""From this decay on, what is multiplied by it is rounded back to itself."""
 _LOOKED_AT, _OF_EACH = 16, 4096
 
 
@@ -33,6 +35,13 @@ def advise_on_precision(spec: OptimizerSpec, settings: Settings, routing: Routin
         yield f"master_weights={behind} has no effect: no trainable weight is in bf16 or fp16"
     if settings.get("save_fp32") and (behind in ("own", "stochastic") or not half):
         yield "save_fp32 has no effect: nothing lies behind the weights; set master_weights=24bit or 32bit"
+    betas = settings.get("betas")
+    slow = betas[-1] if isinstance(betas, (tuple, list)) and betas else 0.0
+    if settings.get("state_dtype") == "bf16" and isinstance(slow, float) and slow > _FALLS_IN_BF16:
+        yield (
+            f"a second moment in bf16 never falls at betas={slow:g}, since that is nearer to 1 than bf16 can tell: set"
+            " state_dtype=int8 or fp32 in optim_args, or a beta2 of 0.99 or less"
+        )
     if settings.get("offload") == "cpu" and _only_a_cpu(routing.routes):
         yield "offload=cpu has no effect: weights and state are on the CPU"
     if half and behind == "own":
