@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from anyoptim.engines.packed_state import Storage, first_seed, next_seed, weight_packed
+from anyoptim.engines.packed_state import Storage, first_seed, next_seed, weight_packed, word_of
 from anyoptim.engines.packing import BLOCK, behind, join, pack, round_stochastically, split, unpack
 
 EVERY_LOW = torch.arange(-(2**15), 2**15, dtype=torch.int32)
@@ -291,3 +291,26 @@ def test_rows_are_packed_as_the_whole_is(rows: int, columns: int, count: int, se
     whole = unpack(codes, scales, count, values.shape)
     alone = [unpack(codes[row : row + 1], scales[row : row + 1], count, (1, columns)) for row in range(rows)]
     assert torch.equal(torch.cat(alone), whole)
+
+
+@pytest.mark.parametrize("count", [8, 4])
+def test_a_second_moment_falls(count: int) -> None:
+    """Scales in bf16 would be rounded back to themselves by each step, and stay for ever."""
+    values = torch.rand(4, 64, generator=torch.Generator().manual_seed(0)) + 0.5
+    held = pack(values, count)
+    start = unpack(*held, count, values.shape)
+    for _ in range(1000):
+        held = pack(unpack(*held, count, values.shape) * 0.999, count)
+    left = unpack(*held, count, values.shape) / start
+    torch.testing.assert_close(left, torch.full_like(left, 0.999**1000), rtol=1e-3, atol=0.0)
+
+
+def test_a_key_that_is_a_word_is_not_packed() -> None:
+    """Nero's state has a key of that name."""
+    assert [word_of(key) for key in ("scale", "exp_avg:scale", "exp_avg", "exp_avg:int8", 3)] == [
+        "",
+        "scale",
+        "",
+        "int8",
+        "",
+    ]
