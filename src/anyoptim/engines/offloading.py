@@ -74,6 +74,10 @@ class Elsewhere(Beside):
     ) -> Iterator[tuple[_Batch, _Fetched]]:
         """Yield batches; see :class:`Beside`."""
         cuda = torch.cuda.is_available()
+        if len(batches) < 2:  # as in a backward pass that updates: there is nothing to fetch meanwhile
+            yield from ((batch, fetch(batch)) for batch in batches)
+            self._arrived()
+            return
         side: torch.cuda.Stream | None = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]  # torch's
 
         def fetch_aside(batch: _Batch) -> _Fetched:
@@ -84,14 +88,17 @@ class Elsewhere(Beside):
             return fetched
 
         with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(fetch_aside, batches[0]) if batches else None
+            coming = pool.submit(fetch_aside, batches[0])
             for number, batch in enumerate(batches):
-                assert coming is not None
                 fetched = coming.result()
                 if number + 1 < len(batches):
                     coming = pool.submit(fetch_aside, batches[number + 1])
                 yield batch, fetched
-        if cuda:  # what is on its way back is there before anybody reads it
+        self._arrived()
+
+    def _arrived(self) -> None:
+        """Wait for what is on its way back, before anybody reads it."""
+        if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
 
 
