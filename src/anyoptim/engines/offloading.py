@@ -80,19 +80,22 @@ class Elsewhere(Beside):
             return
         side: torch.cuda.Stream | None = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]  # torch's
 
-        def fetch_aside(batch: _Batch) -> _Fetched:
+        def fetch_aside(batch: _Batch, before: torch.cuda.Event | None) -> _Fetched:
             with torch.no_grad(), torch.cuda.stream(side):
+                if side is not None and before is not None:
+                    side.wait_event(before)  # memory of earlier batches is taken again once they have stepped
                 fetched = fetch(batch)
             if side is not None:
                 side.synchronize()
             return fetched
 
         with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(fetch_aside, batches[0])
+            coming = pool.submit(fetch_aside, batches[0], None)
             for number, batch in enumerate(batches):
                 fetched = coming.result()
                 if number + 1 < len(batches):
-                    coming = pool.submit(fetch_aside, batches[number + 1])
+                    stepped = torch.cuda.current_stream().record_event() if cuda else None
+                    coming = pool.submit(fetch_aside, batches[number + 1], stepped)
                 yield batch, fetched
         self._arrived()
 
