@@ -23,8 +23,6 @@ ENDS = {torch.bfloat16: 0.0, torch.float16: 2.0**-37}
 """What 16 bits more are less exact than, near zero."""
 CODES = {8: (127, 256), 4: (7, 16)}
 """Codes up to the largest with a sign; steps of the root of a value without one."""
-SCALED = 2.0**-8
-"""What rounding a block's largest value to bf16 moves it by, of itself."""
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -201,10 +199,9 @@ def test_noise_comes_from_the_seed_of_the_run() -> None:
 
 
 def bound(values: Tensor, count: int) -> Tensor:
-    """How far what is unpacked may be from each value: by half a code, and by the scale's rounding.
+    """How far what is unpacked may be from each value: by half a code.
 
-    A code with a sign is of y = 2x / (1 + x), whose slope is 2 / (1 + x)**2; one without is of the root. Where a code
-    ends, at a block's largest value, the scale that was rounded down lets x be 1 + 2**-8.
+    A code with a sign is of y = 2x / (1 + x), whose slope is 2 / (1 + x)**2; one without is of the root.
     """
     largest, every = CODES[count]
     rows = values.double().reshape(values.shape[0], -1)
@@ -219,7 +216,7 @@ def bound(values: Tensor, count: int) -> Tensor:
     root = (part.sqrt() + 0.5 / every).clamp(max=1.0)
     # what is below the first step is raised to it
     without = torch.maximum(root.square() - part, torch.full_like(part, float(every) ** -2))
-    error = torch.where(signed, with_sign, without) + SCALED + 2.0**-20
+    error = torch.where(signed, with_sign, without) + 2.0**-20
     return (error * most).view(rows.shape[0], -1)[:, : rows.shape[1]].reshape(values.shape)
 
 
@@ -242,7 +239,7 @@ def test_state_is_within_half_a_code(
     codes, scales = pack(values, count)
     columns = math.prod(shape[1:])
     assert codes.shape == (shape if count == 8 else (shape[0], math.ceil(columns / 2)))
-    assert scales.shape == (shape[0], math.ceil(columns / BLOCK)) and scales.dtype == torch.bfloat16
+    assert scales.shape == (shape[0], math.ceil(columns / BLOCK)) and scales.dtype == torch.float32
     found = unpack(codes, scales, count, shape)
     assert found.shape == values.shape and found.dtype == torch.float32
     assert ((found.double() - values.double()).abs() <= bound(values, count)).all()

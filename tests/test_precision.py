@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_packed() -> None:
     # weights and gradients in bf16, a remainder, two moments and their scales, beside the batch
     total = packed.footprint.total
     assert total is not None and total < plain
-    assert total - packed.footprint.batch == pytest.approx((2 + 2 + 1 + 2 * (1 + 2 / 32)) * elements, rel=0.01)
+    assert total - packed.footprint.batch == pytest.approx((2 + 2 + 1 + 2 * (1 + 4 / 32)) * elements, rel=0.01)
     (fused,) = recommend(model, int(6.5 * elements), ["adamw_torch"])
     assert fused.arguments["optim_args"] == "master_weights=24bit,state_dtype=int8,fused_backward=true"
     assert not [each for each in packed.advice if LOST in each]
@@ -141,5 +141,5 @@ def test_the_plan_tells_the_bytes_by_part() -> None:
     assert found.where == "disk" and 0 < found.elsewhere <= found.state
     assert found.total == found.weights + found.gradients + found.state - found.elsewhere + found.batch
     matrices = sum(each.numel() for each in llama().parameters() if each.dim() > 1)
-    assert found.scales == 2 * 2 * matrices // 32
+    assert found.scales == 2 * 4 * matrices // 32
     assert "24bit" in str(planned) or "master_weights" in str(planned)

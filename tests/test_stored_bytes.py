@@ -45,11 +45,11 @@ def test_state_is_planned_to_the_byte(name: str) -> None:
 @pytest.mark.parametrize(
     ("master", "state", "each"),
     [
-        ("24bit", "int8", 1 + 2 * (1 + 2 / 32)),
+        ("24bit", "int8", 1 + 2 * (1 + 4 / 32)),
         ("32bit", "bf16", 2 + 2 * 2),
-        ("own", "int4", 2 * (0.5 + 2 / 32)),
+        ("own", "int4", 2 * (0.5 + 4 / 32)),
         ("kahan", "fp32", 2 + 2 * 4),
-        ("stochastic", "int8", 2 * (1 + 2 / 32)),
+        ("stochastic", "int8", 2 * (1 + 4 / 32)),
     ],
 )
 def test_an_element_takes_so_many_bytes(master: str, state: str, each: float) -> None:
