@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
 from anyoptim.building.across import is_sharded
+from anyoptim.building.storing import is_stored
 from anyoptim.engines.distributed import several_processes
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.conditions import updates_before_step, without_rate
@@ -136,8 +137,11 @@ def _hybrid(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
 
 
 def _compiled_step(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
-    if settings.get("compiled_step") and (spec.wrappers or not settings.implementation.fused_form):
+    inside = [settings.implementation, *([spec.fallback.default] if spec.fallback else [])]
+    if settings.get("compiled_step") and (spec.wrappers or not any(each.fused_form for each in inside)):
         yield f"compiled_step has no effect: {spec.name} has no step of that kind"
+    if settings.get("compiled_step") and not is_stored(settings):
+        yield "compiled_step has no effect without master_weights or state_dtype: nothing is packed"
 
 
 def _rank(settings: Settings, routing: Routing | None) -> Iterator[str]:
