@@ -33,6 +33,10 @@ class Beside:
         """
         return value
 
+    def empty(self, like: Tensor, shape: torch.Size) -> Tensor:
+        """Return a new tensor where it lies between steps, of another one's dtype."""
+        return like.new_empty(shape)
+
     def one_ahead(
         self, batches: Sequence[_Batch], fetch: Callable[[_Batch], _Fetched]
     ) -> Iterator[tuple[_Batch, _Fetched]]:
@@ -60,6 +64,10 @@ class Elsewhere(Beside):
         target = before if fits and self.is_here(before) else self.made(value.shape, value.dtype)
         assert isinstance(target, Tensor)
         return target.copy_(value, non_blocking=True)
+
+    def empty(self, like: Tensor, shape: torch.Size) -> Tensor:
+        """Return a new tensor; see :class:`Beside`."""
+        return self.made(shape, like.dtype)
 
     def is_here(self, tensor: object) -> bool:
         """Whether a tensor lies where this one keeps them."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.engines import packing
+from anyoptim.engines.distributed import several_processes
 
 WEIGHT = "weight"
 """What stands before the word of what lies behind a weight."""
@@ -171,8 +172,12 @@ def weight_packed(wide: Tensor, dtype: torch.dtype, storage: Storage, seed: int)
 
 
 def first_seed(number: int) -> int:
-    """Return the seed of a parameter's noise before its first step, from the run's own."""
-    return (torch.initial_seed() + _GOLDEN * number) % 2**62
+    """Return the seed of a parameter's noise before its first step, from the run's own.
+
+    Of several processes, which a script may give a seed each, all have the same: replicas would drift apart.
+    """
+    own = 0 if several_processes() else torch.initial_seed()
+    return (own + _GOLDEN * number) % 2**62
 
 
 def next_seed(seed: int) -> int:

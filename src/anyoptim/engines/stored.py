@@ -237,8 +237,7 @@ class Stored(OnShards):
         """Write some rows of a tensor of the state, which is made where it is not there yet."""
         rows = piece.parameter.shape[0]
         if key not in state:
-            made = value.new_empty((rows, *value.shape[1:]))
-            state[key] = self.place.kept(made, None)
+            state[key] = self.place.empty(value, torch.Size((rows, *value.shape[1:])))
         part = piece.of(state[key])
         if part.data_ptr() != value.data_ptr():
             part.copy_(value, non_blocking=True)
