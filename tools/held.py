@@ -85,7 +85,10 @@ def tried(name: str) -> dict[str, Any]:
                         shaped[square].add(str(key))
                         if value.is_floating_point() and _cosine(value, parameter) > ALIKE:
                             weights.add(str(key))
-        found: dict[str, Any] = {"weights_in_state": sorted(weights), "exact_state": sorted(shaped[True] - shaped[False])}
+        found: dict[str, Any] = {
+            "weights_in_state": sorted(weights),
+            "exact_state": sorted(shaped[True] - shaped[False]),
+        }
         alone = not optimizer_info(name).is_wrapper and is_elementwise(Subject(name))
     except Exception as error:  # a stranger's optimizer may raise anything
         sys.stderr.write(f"{name}: {type(error).__name__}: {error}\n")
@@ -108,7 +111,9 @@ def main(wanted: list[str]) -> None:
     made: dict[str, Any] = {"elementwise": alone}
     for field in KEYS:
         kept_keys = {path: keys for path, keys in written[field].items() if path not in every}
-        made[field] = dict(sorted((kept_keys | {path: each[field] for path, each in found.items() if each.get(field)}).items()))
+        made[field] = dict(
+            sorted((kept_keys | {path: each[field] for path, each in found.items() if each.get(field)}).items())
+        )
     HELD.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     sys.stderr.write(f"{len(found)} names, {len(alone)} element-wise\n")
 

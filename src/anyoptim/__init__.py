@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from anyoptim.arguments.parsing import parse_optim_args as parse_optim_args
+    from anyoptim.building.wide_weights import fp32_weights as fp32_weights
     from anyoptim.errors import CheckpointError as CheckpointError
     from anyoptim.errors import MissingPackageError as MissingPackageError
     from anyoptim.errors import OptimArgsError as OptimArgsError
@@ -45,6 +46,7 @@ _HOME = {
     "UnsupportedError": "errors",
     "disable": "integrations.transformers",
     "enable": "integrations.transformers",
+    "fp32_weights": "building.wide_weights",
     "Plan": "planning.plan",
     "get_optimizer": "planning.plan",
     "plan": "planning.plan",

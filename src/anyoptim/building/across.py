@@ -16,7 +16,7 @@ from anyoptim.engines.owned import Owned
 from anyoptim.names.spec import Across, Implementation
 from anyoptim.routing.routes import Routing
 
-_OF_AN_ELEMENT = frozenset({"lr", "betas", "eps", "weight_decay", "momentum"})
+_OF_AN_ELEMENT = frozenset({"lr", "betas", "eps", "weight_decay", "momentum", "foreach", "fused"})
 """What an element-wise optimizer may be set to and still be one; other settings may bring norms or blocks."""
 
 
@@ -68,7 +68,7 @@ def way_across(
     owned = blueprint.settings.get("owned") is True
     sharded = sharded or is_sharded(blueprint.fields, blueprint.routing)
     owned = owned or (sharded and _looks_at_whole_parameters(blueprint, implementation))
-    if sharded and not owned and is_stored(blueprint):
+    if sharded and not owned and is_stored(blueprint.settings):
         # what is packed is a plain tensor: of a part where elements are for themselves, of the whole otherwise
         return "local" if is_elementwise(implementation, given) else "owned"
     return across(implementation, given, sharded=sharded, owned=owned)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from anyoptim.arguments.settings import Settings
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.engines.compiled_pass import CompiledPass
+from anyoptim.engines.distributed import local
+from anyoptim.engines.layout import as_rows, as_shard
 from anyoptim.engines.offloading import place_of
 from anyoptim.engines.ownership import BATCH_BYTES
-from anyoptim.engines.packed_state import Storage
-from anyoptim.engines.stored import Stored
+from anyoptim.engines.packed_state import Storage, is_held_as, lies_by_rows, restored
+from anyoptim.engines.stored import Stored, stored_inside
 from anyoptim.names.spec import Implementation
 
 
-def is_stored(blueprint: Blueprint) -> bool:
+def is_stored(settings: Settings) -> bool:
     """Whether weights or state are held in another way than the optimizer's own between steps."""
-    settings = blueprint.settings
     held = (settings.get("master_weights", "own"), settings.get("state_dtype", "own"), settings.get("offload", "none"))
     return held != ("own", "own", "none")
 
@@ -38,7 +45,7 @@ def stored(
         elementwise: it updates each element by itself.
         trial: it steps once to see what state it makes, so nothing lies elsewhere, nor is cut.
     """
-    if not is_stored(blueprint):
+    if not is_stored(blueprint.settings):
         return optimizer
     settings = blueprint.settings
     storage = Storage(
@@ -48,6 +55,62 @@ def stored(
         frozenset[str]().union(*(each.exact_state for each in implementations)),
     )
     where = "none" if trial else str(settings.get("offload", "none"))
-    place = place_of(where, str(settings.get("offload_dir", "")))
+    place = place_of(where, str(settings.get("offload_dir") or ""))
     bound = float("inf") if trial else BATCH_BYTES
-    return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound)
+    form = implementations[0].fused_form if len(implementations) == 1 else ""  # not of what a wrapper makes of it
+    compiled = CompiledPass(form, storage) if form and settings.get("compiled_step") else None
+    return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound, compiled=compiled)
+
+
+def held_as_here(optimizer: Optimizer, state_dict: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Return loaded state that was held in other ways between steps as it is held here; ``None`` if it is already.
+
+    Args:
+        optimizer: any, which is about to load it.
+        state_dict: stays as it is.
+        name: of its spec, for what is said.
+    """
+    storages = {
+        parameter: stored.storage
+        for stored in stored_inside(optimizer)
+        for group in stored.param_groups
+        for parameter in group["params"]
+    }
+    keys = [key for group in state_dict.get("param_groups", ()) for key in group["params"]]
+    every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = dict(state_dict.get("state", {}))
+    changed = False
+    for number, (key, parameter) in enumerate(zip(keys, every, strict=False)):
+        held, storage = state.get(key), storages.get(parameter, Storage())
+        if isinstance(held, Mapping) and not is_held_as(_parts(held), storage, local(parameter.detach())):
+            state[key] = _restored(held, storage, parameter, number)
+            changed = True
+    if not changed:
+        return None
+    here = next(iter(storages.values()), Storage())
+    warnings.warn(
+        f"{name}: the state that is loaded was held in another way between steps; it goes on with"
+        f" master_weights={here.master_weights} and state_dtype={here.state_dtype}.",
+        stacklevel=6,
+    )
+    return {**state_dict, "state": state}
+
+
+def _restored(held: Mapping[str, Any], storage: Storage, parameter: Tensor, number: int) -> dict[str, Any]:
+    """Return the state of a parameter as it is held here; on a device mesh each process's part of it."""
+    if not isinstance(parameter, DTensor):
+        return restored(held, storage, parameter.detach(), number)
+    part = local(parameter.detach())
+    return {
+        key: as_rows(value, parameter)
+        if lies_by_rows(key)
+        else as_shard(value, parameter)
+        if isinstance(value, Tensor) and value.dim() and value.shape == part.shape
+        else held.get(key, value)
+        for key, value in restored(_parts(held), storage, part, number).items()
+    }
+
+
+def _parts(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return this process's part of a parameter's state."""
+    return {key: local(value) if isinstance(value, Tensor) else value for key, value in held.items()}

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anyoptim.engines.packed_state import ASIDE, remainders
 from anyoptim.errors import UnsupportedError
 
-_KEY = "training_weight"
 _ATTRIBUTE = "training_weights"
 
 
@@ -33,6 +33,8 @@ class TrainingWeights:
         self._optimizer: Any = optimizer
         self._while_averaged: dict[Tensor, Tensor] = {}
         """The training weights while the parameters hold the average."""
+        self._behind: dict[Tensor, dict[str, Any]] = {}
+        """What lies behind them."""
         optimizer.register_state_dict_post_hook(self._add)
         optimizer.register_load_state_dict_post_hook(_restore)
         optimizer.register_step_pre_hook(_begin_step)
@@ -58,8 +60,10 @@ class TrainingWeights:
         if self._while_averaged or not _training(optimizer):
             yield
             return
-        kept = {each: each.detach().clone() for each in _parameters(optimizer) if optimizer.state.get(each)}
+        held = [each for each in _parameters(optimizer) if optimizer.state.get(each)]
+        kept = {each: each.detach().clone() for each in held}
         self._while_averaged = kept
+        self._behind = {each: _copied(remainders(optimizer.state[each])) for each in held}
         optimizer.eval()
         try:
             yield
@@ -68,7 +72,13 @@ class TrainingWeights:
             with torch.no_grad():
                 for parameter, weight in kept.items():
                     parameter.copy_(weight)
-            self._while_averaged = {}
+                    state = optimizer.state[parameter]
+                    for key, value in self._behind[parameter].items():
+                        if isinstance(value, Tensor):
+                            state[key].copy_(value)  # where it lies
+                        else:
+                            state[key] = value
+            self._while_averaged, self._behind = {}, {}
 
     def _add(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         kept = self._while_averaged
@@ -80,7 +90,8 @@ class TrainingWeights:
             if parameter in averaged and state_dict["state"].get(index):
                 # a dict of its own: the one in the state dict is the optimizer's
                 weight = kept.get(parameter, parameter.detach())
-                state_dict["state"][index] = {**state_dict["state"][index], _KEY: weight}
+                behind = self._behind.get(parameter, {})
+                state_dict["state"][index] = {**state_dict["state"][index], **behind, ASIDE: weight}
         for group in state_dict["param_groups"]:
             if "train_mode" in group:
                 # as the model is that is saved beside it, so that who knows nothing of ours resumes it, too
@@ -118,8 +129,8 @@ def _leaving_no_empty_state(optimizer: Any, turn: Callable[[], None]) -> Callabl
 def _restore(optimizer: Optimizer) -> None:
     training = False
     for parameter in _parameters(optimizer):
-        if _KEY in optimizer.state.get(parameter, {}):
-            parameter.copy_(optimizer.state[parameter][_KEY])
+        if ASIDE in optimizer.state.get(parameter, {}):
+            parameter.copy_(optimizer.state[parameter][ASIDE])
             training = True
     if training:
         for group in _groups(optimizer):
@@ -139,7 +150,11 @@ def _begin_step(optimizer: Optimizer, *_: object) -> None:
             " optimizer.train() before training, and optimizer.eval() before evaluating or saving."
         )
     for parameter in _parameters(optimizer):
-        optimizer.state.get(parameter, {}).pop(_KEY, None)
+        optimizer.state.get(parameter, {}).pop(ASIDE, None)
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
 def _training(optimizer: Any) -> bool:

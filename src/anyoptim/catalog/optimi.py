@@ -26,7 +26,7 @@ SPECS = (
             "adam": Facts(defaults={"lr": 1e-3}),
             "adamw": Facts(aliases=("optimi_adamw",), defaults={"lr": 1e-3}),
             "adan": Facts(name="adan", defaults={"lr": 1e-3}),
-            "lion": Facts(name="lion", defaults={"lr": 1e-4}),
+            "lion": Facts(name="lion", defaults={"lr": 1e-4}, implementation={"fused_form": "lion"}),
             "radam": Facts(defaults={"lr": 1e-3}),
             "ranger": Facts(name="ranger", defaults={"lr": 1e-3}),
             "sgd": Facts(defaults={"lr": 1e-2}),

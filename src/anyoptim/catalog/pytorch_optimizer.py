@@ -128,6 +128,7 @@ SPECS = indexed(
             SHARDED_PART: "gravity",
             SHARDED_GRAPH: "adahessian sophiah",
         },
+        "master weights": {"its constructor compares weights with a threshold in their own dtype": "sara"},
         "trains": {"the loss of the kit's model rises at every rate": "bsam"},
         "schedule": {
             "its momentum holds updates at earlier rates": "accsgd adafactor laprop",

@@ -35,6 +35,8 @@ _BITSANDBYTES = (
 )
 # whose own __init__ loads its kernels
 _OF_BITSANDBYTES = {"mends": ("hooks_around_loading",), "skips_init": False}
+# adamw, sgd and momentum are torch's classes
+_FUSED_FORMS = {"adamw": "adamw", "lion": "lion", "momentum": "sgd", "sgd": "sgd"}
 _BIG_VISION = ("adafactorbv", "adafactorbvc", "cadafactorbv", "cadafactorbvc")
 _RMSPROP = ("rmsprop", "rmsproptf", "rmsproptfc", "rmsproptfw", "crmsproptf")
 _MUON = Facts(
@@ -112,6 +114,7 @@ SPECS = (
             "madgrad": Facts(name="madgrad", implementation=_MADE_FROM_SUMS),
             "madgradw": Facts(implementation=_MADE_FROM_SUMS),
             **{name: Facts(implementation=_OF_BITSANDBYTES) for name in _BITSANDBYTES},
+            **{name: Facts(implementation={"fused_form": form}) for name, form in _FUSED_FORMS.items()},
             **{name: Facts(hyperparameters={"decay_rate": {"within": NON_NEGATIVE}}) for name in _BIG_VISION},
             **{name: Facts(hyperparameters={"alpha": {"within": DECAY}}) for name in _RMSPROP},
             # without a learning rate

@@ -35,7 +35,10 @@ _FP16 = {"fp16": "its eps is zero in float16"}
 
 
 def _torch(
-    name: str, *hyperparameters: Hyperparameter, limits: Mapping[str, str] = MappingProxyType({})
+    name: str,
+    *hyperparameters: Hyperparameter,
+    limits: Mapping[str, str] = MappingProxyType({}),
+    fused_form: str = "",
 ) -> tuple[Implementation, ...]:
     return (
         Implementation(
@@ -45,6 +48,7 @@ def _torch(
             package="torch",
             licence="BSD-3-Clause",
             limits=limits,
+            fused_form=fused_form,
             **held_between_steps(f"torch.optim:{name}"),
         ),
     )
@@ -70,6 +74,7 @@ ADAMW = OptimizerSpec(
         DIFFERENTIABLE,
         FUSED,
         limits=_FP16,
+        fused_form="adamw",
     ),
 )
 
@@ -129,6 +134,7 @@ SPECS = (
             FOREACH,
             DIFFERENTIABLE,
             FUSED,
+            fused_form="sgd",
         ),
     ),
     OptimizerSpec(

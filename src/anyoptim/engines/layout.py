@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement
 
 from anyoptim.engines.distributed import several_processes
+from anyoptim.errors import UnsupportedError
 
 Region = tuple[range | tuple[int, ...], ...]
 """The indices that a process holds, for each dimension; a range where they follow each other."""
@@ -111,6 +112,52 @@ def as_shard(part: Tensor, parameter: Tensor) -> Tensor:
     return DTensor.from_local(
         part, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=stride
     )
+
+
+def first_row(parameter: Tensor, part: Tensor) -> int:
+    """Return the place, in a parameter that is a DTensor, of the first row of this process's part; 0 of any other.
+
+    Args:
+        parameter: the whole.
+        part: what steps of it.
+    """
+    if not isinstance(parameter, DTensor) or part.shape == parameter.shape or not part.dim():
+        return 0
+    rows = layout_of(parameter).regions[dist.get_rank(group_of(parameter))][0]
+    return rows[0] if len(rows) else 0
+
+
+def rows_of(parameter: Tensor, shape: Sequence[int]) -> Layout:
+    """Return the layout of a tensor of a parameter's rows that lies as these do, whatever its rows hold."""
+    rest = tuple(map(range, shape[1:]))
+    return Layout(tuple(shape), tuple((region[0], *rest) for region in layout_of(parameter).regions))
+
+
+def is_split_by_rows(parameter: Tensor) -> bool:
+    """Whether a parameter is a DTensor of whole rows on each process."""
+    return isinstance(parameter, DTensor) and all(getattr(each, "dim", 0) == 0 for each in parameter.placements)
+
+
+def as_rows(part: Tensor, parameter: Tensor) -> Tensor:
+    """Return a part that has the rows of a parameter's part as a DTensor that lies as these do.
+
+    Args:
+        part: this process's, (rows, ...).
+        parameter: a DTensor, whose rows are split.
+
+    Raises:
+        UnsupportedError: it is split otherwise.
+    """
+    assert isinstance(parameter, DTensor)
+    if not is_split_by_rows(parameter):
+        raise UnsupportedError(
+            "state_dtype=int8 and int4 need parameters that are sharded by rows, as FSDP2 does; leave state_dtype out"
+            " of optim_args, or set it to bf16."
+        )
+    shape = torch.Size((parameter.shape[0], *part.shape[1:]))
+    stride = torch.empty(shape, device="meta").stride()
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def _mesh_key(mesh: DeviceMesh) -> tuple[tuple[int, ...], tuple[int, ...]]:

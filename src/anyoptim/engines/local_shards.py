@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from anyoptim.engines.distributed import lay_out_gradient, local
-from anyoptim.engines.layout import as_shard
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, one_element, stand_in, stood_for
+from anyoptim.engines.layout import as_rows, as_shard
+from anyoptim.engines.on_shards import Chosen, OnShards, one_element, stand_in, stood_for
+from anyoptim.engines.packed_state import length_of_rows, lies_by_rows
 
 
 class LocalShards(OnShards):
@@ -26,7 +27,7 @@ class LocalShards(OnShards):
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
-        steps = StandIns(self.optimizer)
+        steps = self.stand_ins()
         given = []
         for index, parameter in chosen:
             if parameter.grad is not None:
@@ -46,13 +47,16 @@ class LocalShards(OnShards):
 def _plain(state: dict[str, Any], tensor: Tensor) -> dict[str, Any]:
     """Return the state of a part; for that of one element that stands for an empty part, zeros."""
 
-    def part_of(value: Any) -> Any:
+    def part_of(key: str, value: Any) -> Any:
         if not isinstance(value, DTensor):
             return value
         part = value.to_local()
-        return part if part.shape == tensor.shape else torch.zeros(tensor.shape, dtype=part.dtype, device=part.device)
+        if part.numel() or not tensor.numel():
+            return part
+        shape = [1] * part.dim() if lies_by_rows(key) else tensor.shape
+        return torch.zeros(shape, dtype=part.dtype, device=part.device)
 
-    return {key: part_of(value) for key, value in state.items()}
+    return {key: part_of(key, value) for key, value in state.items()}
 
 
 def _sharded(state: dict[str, Any], tensor: Tensor, parameter: Tensor) -> dict[str, Any]:
@@ -61,9 +65,12 @@ def _sharded(state: dict[str, Any], tensor: Tensor, parameter: Tensor) -> dict[s
         return state
     part = local(parameter.detach())
 
-    def whole_of(value: Any) -> Any:
+    def whole_of(key: str, value: Any) -> Any:
+        if lies_by_rows(key):
+            width = length_of_rows(key, parameter.shape)
+            return as_rows(value if part.numel() else value.new_empty((0, width)), parameter)
         if not isinstance(value, Tensor) or value.shape != tensor.shape or not value.dim():
             return value
         return as_shard(value if value.shape == part.shape else value.new_empty(part.shape), parameter)
 
-    return {key: whole_of(value) for key, value in state.items()}
+    return {key: whole_of(key, value) for key, value in state.items()}

@@ -74,7 +74,7 @@ class Elsewhere(Beside):
     ) -> Iterator[tuple[_Batch, _Fetched]]:
         """Yield batches; see :class:`Beside`."""
         cuda = torch.cuda.is_available()
-        side = torch.cuda.Stream() if cuda else None
+        side: torch.cuda.Stream | None = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]  # torch's
 
         def fetch_aside(batch: _Batch) -> _Fetched:
             with torch.no_grad(), torch.cuda.stream(side):

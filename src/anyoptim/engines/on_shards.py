@@ -26,6 +26,25 @@ class OnShards(Facade, StepsParts):
         optimizer: updates a parameter from its gradient and state and its group's values alone.
     """
 
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer)
+        self._keys_by_size: dict[int, list[Any]] = {}
+
+    def stand_ins(self) -> StandIns:
+        """Return a step that has not begun yet."""
+        return StandIns(self.optimizer, self._shared_keys())
+
+    def _shared_keys(self) -> list[Any]:
+        """Return the keys of the state that are no parameters; looked for once for each size of the state.
+
+        A backward pass that updates asks for each parameter, and there may be many.
+        """
+        state, known = self.optimizer.state, self._keys_by_size
+        if len(state) not in known:
+            known.clear()
+            known[len(state)] = [key for key in state if not isinstance(key, Tensor)]
+        return known[len(state)]
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Update every parameter that has a gradient on any process.
@@ -60,11 +79,14 @@ class StandIns:
 
     Args:
         optimizer: the one inside.
+        shared: the keys of its state that are no parameters; looked for if ``None``.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, shared: Iterable[Any] | None = None) -> None:
         self.optimizer = optimizer
-        self._shared = {key: held for key, held in optimizer.state.items() if not isinstance(key, Tensor)}
+        if shared is None:
+            shared = [key for key in optimizer.state if not isinstance(key, Tensor)]
+        self._shared = {key: optimizer.state[key] for key in shared}
         self._twin: Optimizer | None = None
         self.after: dict[int, Mapping[str, Any]] = {}
 

@@ -117,7 +117,7 @@ class Owned(OnShards):
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
-        steps = StandIns(self.optimizer)
+        steps = self.stand_ins()
         own = [(index, each) for index, each in chosen if not self.shared(each) and each.grad is not None]
         state = self.optimizer.state
         for each, held in steps.step((index, each, state.get(each, {})) for index, each in own).items():

@@ -18,9 +18,18 @@ from torch.utils._pytree import tree_flatten_with_path, tree_map_only, tree_map_
 
 from anyoptim.engines.distributed import local
 from anyoptim.engines.exchange import Collection, Parcel, Return
-from anyoptim.engines.layout import as_shard, layout_of, replicated, transfer_device
+from anyoptim.engines.layout import (
+    as_rows,
+    as_shard,
+    is_split_by_rows,
+    layout_of,
+    replicated,
+    rows_of,
+    transfer_device,
+)
 from anyoptim.engines.loading import between_hooks, packed
 from anyoptim.engines.ownership import batches
+from anyoptim.engines.packed_state import lies_by_rows
 
 Place = tuple[int, Any]
 """A tensor in a state dict: the number of the parameter, and the keys that lead to it in that one's state."""
@@ -89,6 +98,7 @@ def _parts(
     for place, kind in kinds.items():
         parameter = parameters[place[0]]
         layout = layout_of(parameter) if kind.is_of(parameter) else replicated(kind.shape, ranks)
+        layout = rows_of(parameter, kind.shape) if _has_its_rows(place, parameter) else layout
         parcels[place] = Parcel(layout, facade.owner(parameter), kind.dtype)
     held = dict(_tensors(own))
     parts: dict[Place, Tensor] = {}
@@ -97,16 +107,22 @@ def _parts(
         device = transfer_device(parameters[batch[0][0]])
         arrived = Return(communicator, device, [parcels[place] for place in batch], wholes).wait()
         parts.update((batch[at], part.clone()) for at, part in arrived.items())
-    return {place: _as_state(parts.get(place), kind, parameters[place[0]]) for place, kind in kinds.items()}
+    return {place: _as_state(parts.get(place), kind, place, parameters[place[0]]) for place, kind in kinds.items()}
 
 
-def _as_state(part: Tensor | None, kind: _Kind, parameter: Tensor) -> Tensor:
+def _has_its_rows(place: Place, parameter: Tensor) -> bool:
+    """Whether a tensor of the state is of a parameter's rows, which lie on several processes."""
+    return lies_by_rows(getattr(place[1][0], "key", None)) and is_split_by_rows(parameter)
+
+
+def _as_state(part: Tensor | None, kind: _Kind, place: Place, parameter: Tensor) -> Tensor:
     """Return a part as what a state dict holds: a DTensor where it lies as the parameter does."""
-    of_parameter = kind.is_of(parameter)
+    of_parameter, by_rows = kind.is_of(parameter), _has_its_rows(place, parameter)
     if part is None:  # an empty one, of which nothing is sent
-        part = torch.empty(local(parameter).shape if of_parameter else kind.shape, dtype=kind.dtype)
+        shape = local(parameter).shape if of_parameter else (0, *kind.shape[1:]) if by_rows else kind.shape
+        part = torch.empty(shape, dtype=kind.dtype)
     part = part.to(parameter.device if kind.device == parameter.device.type else kind.device)
-    return as_shard(part, parameter) if of_parameter else part
+    return as_rows(part, parameter) if by_rows else as_shard(part, parameter) if of_parameter else part
 
 
 def load(facade: HasOwners, state_dict: dict[str, Any]) -> None:

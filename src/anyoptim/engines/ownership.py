@@ -31,7 +31,7 @@ def owners(costs: Sequence[float], ranks: int, loads: Sequence[float] = ()) -> l
     return owner
 
 
-def batches(owned: Sequence[int], sizes: Sequence[int], order: Sequence[object], bound: int) -> list[list[int]]:
+def batches(owned: Sequence[int], sizes: Sequence[int], order: Sequence[object], bound: float) -> list[list[int]]:
     """Return which parameters are exchanged together: of every owner as many as the bound lets it hold.
 
     Args:

@@ -6,18 +6,23 @@ What is packed has a word after its key: ``exp_avg:int8`` with ``exp_avg:scale``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.engines import packing
 
 WEIGHT = "weight"
 """What stands before the word of what lies behind a weight."""
 SCALE = "scale"
+ASIDE = "training_weight"
+"""The key of weights that only a state dict has; they are in the parameter's dtype."""
+_GOLDEN = 0x9E3779B97F4A7C15
 _BITS = {"int8": 8, "int4": 4}
 _REMAINDERS = {"24bit": 24, "32bit": 32}
 _WORDS = frozenset({*_BITS, *_REMAINDERS, "bf16", "kahan", "stochastic", SCALE})
@@ -50,15 +55,15 @@ class Storage:
         if self.state_dtype in ("own", "fp32") or key in self.exact or len(shape) < 2:
             return ""
         packable = isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.float32
-        if not packable or not shape.numel():
+        if not packable or not shape.numel() or is_traceable_wrapper_subclass(value):  # torchao's own packed state
             return ""
         return "24bit" if key in self.weights else self.state_dtype
 
 
 def word_of(key: object) -> str:
     """Return the word after a key of state, if it is packed; "" otherwise."""
-    _, _, word = key.rpartition(":") if isinstance(key, str) else ("", "", "")
-    return word if word in _WORDS else ""
+    own, _, word = key.rpartition(":") if isinstance(key, str) else ("", "", "")
+    return word if own and word in _WORDS else ""
 
 
 def is_remainder(key: object) -> bool:
@@ -69,6 +74,16 @@ def is_remainder(key: object) -> bool:
 def lies_by_rows(key: object) -> bool:
     """Whether a packed tensor has the rows of its parameter, but a length of its own."""
     return word_of(key) in (SCALE, "int4")
+
+
+def length_of_rows(key: str, shape: torch.Size) -> int:
+    """Return how long the rows of such a tensor are.
+
+    Args:
+        key: of state.
+        shape: of the parameter.
+    """
+    return math.ceil(shape[1:].numel() / (packing.BLOCK if word_of(key) == SCALE else 2))
 
 
 def state_packed(state: Mapping[str, Any], storage: Storage, shape: torch.Size) -> dict[str, Any]:
@@ -91,6 +106,11 @@ def state_packed(state: Mapping[str, Any], storage: Storage, shape: torch.Size) 
         else:
             packed[key] = value
     return packed
+
+
+def remainders(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lies behind a weight, of a parameter's state."""
+    return {key: value for key, value in state.items() if is_remainder(key)}
 
 
 def state_unpacked(packed: Mapping[str, Any], shape: torch.Size) -> dict[str, Any]:
@@ -150,31 +170,97 @@ def weight_packed(wide: Tensor, dtype: torch.dtype, storage: Storage, seed: int)
     return low, {f"{WEIGHT}:kahan": (wide - low).to(dtype)} if way == "kahan" else {}
 
 
-def restored(packed: MutableMapping[str, Any], storage: Storage, low: Tensor) -> dict[str, Any]:
+def first_seed(number: int) -> int:
+    """Return the seed of a parameter's noise before its first step, from the run's own."""
+    return (torch.initial_seed() + _GOLDEN * number) % 2**62
+
+
+def next_seed(seed: int) -> int:
+    """Return the seed of the step that follows (Knuth's MMIX generator)."""
+    return (seed * 6364136223846793005 + 1442695040888963407) % 2**62
+
+
+def bytes_in_flight(packed: Mapping[str, Any], weight: Tensor, storage: Storage, elements: int) -> int:
+    """Return the bytes that are there only while some of a parameter is stepped on: in fp32, what else takes less.
+
+    Args:
+        packed: the state of the parameter.
+        weight: the parameter.
+        storage: how it is held.
+        elements: how many of its are stepped on.
+    """
+    wide = [weight] if storage.steps_wide and weight.dtype in packing.HALF else []  # and its gradient
+    words = [word for word in map(word_of, (key for key in packed if not is_remainder(key))) if word != SCALE]
+    unpacked = sum(word in (*_BITS, "bf16") for word in words)  # what has 24 bits is in bf16 and a remainder
+    return 4 * elements * (2 * len(wide) + unpacked)
+
+
+def widened(state: Mapping[str, Any], low: Tensor) -> dict[str, Any]:
+    """Return state that was made beside weights in 16 bits as steps in fp32 make it.
+
+    Args:
+        state: of a parameter; nothing in it is packed.
+        low: the parameter's weight.
+    """
+    return {key: value if key == ASIDE else _widened(value, low) for key, value in state.items()}
+
+
+def _widened(value: Any, low: Tensor) -> Any:
+    """Return what steps in 16 bits have made of a parameter's dtype as steps in fp32 make it."""
+    is_as_narrow = isinstance(value, Tensor) and value.dtype == low.dtype and value.shape == low.shape
+    return value.to(torch.float32) if is_as_narrow else value
+
+
+def is_held_as(packed: Mapping[str, Any], storage: Storage, low: Tensor) -> bool:
+    """Whether the state of a parameter is packed as it would be here.
+
+    Args:
+        packed: the state.
+        storage: how it is held here.
+        low: the parameter's weight.
+    """
+    behind = storage.master_weights if low.dtype in packing.HALF else "own"
+    if behind != "own" and packed and f"{WEIGHT}:{behind}" not in packed:
+        return False
+    plain = storage.steps_wide and low.dtype in packing.HALF and not any(map(word_of, packed))
+    for key, value in packed.items():
+        word = word_of(key)
+        if is_remainder(key):
+            right = word == behind
+        elif word:
+            own = key.removesuffix(f":{word}")
+            at_24_bits = own in storage.weights and storage.state_dtype in ("bf16", *_BITS)
+            right = word in ("24bit", "bf16") if at_24_bits else word in (storage.state_dtype, SCALE)
+        else:
+            narrow = plain and key != ASIDE and _widened(value, low) is not value
+            right = not narrow and not storage.way_of(key, value, low.shape)
+        if not right:
+            return False
+    return True
+
+
+def restored(packed: Mapping[str, Any], storage: Storage, low: Tensor, number: int) -> dict[str, Any]:
     """Return state that was packed in any way as it is held here; what lies behind a weight, as near as it can be.
 
     Args:
         packed: the state of a parameter, loaded.
         storage: how it is held here.
         low: the parameter's weight.
+        number: its place, for a seed of its own.
     """
     shape = low.shape
-    state = state_packed(state_unpacked(packed, shape), storage, shape)
+    unpacked = state_unpacked(packed, shape)
+    if storage.steps_wide and low.dtype in packing.HALF and not any(map(word_of, packed)):
+        unpacked = widened(unpacked, low)
+    state = state_packed(unpacked, storage, shape)
     way, key = storage.master_weights, f"{WEIGHT}:{storage.master_weights}"
     if low.dtype not in packing.HALF or way == "own":
         return state
     if key in packed:
         return {**state, key: packed[key]}
     if way == "stochastic":
-        return state
+        return {**state, key: first_seed(number)}
     wide = wide_weight(low, packed)
     if way == "kahan":
         return {**state, key: (wide - low).to(low.dtype)}
     return {**state, key: packing.behind(low, wide, _REMAINDERS[way])}
-
-
-def ways_in(state: Mapping[Any, Any]) -> Iterator[str]:
-    """Yield the words of all that is packed in the state of several parameters."""
-    for held in state.values():
-        if isinstance(held, Mapping):
-            yield from filter(None, map(word_of, held))

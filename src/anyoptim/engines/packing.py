@@ -47,25 +47,25 @@ def split(wide: Tensor, dtype: torch.dtype, bits: int) -> tuple[Tensor, Tensor]:
     long = _long_bits(wide, dtype)
     dropped = 32 - bits
     if dropped:
-        long = (long + (1 << (dropped - 1))) >> dropped
+        long = long.add_(1 << (dropped - 1)).bitwise_right_shift_(dropped)
     kept = bits - 16
-    low = (long + (1 << (kept - 1))) >> kept
-    remainder = (long - (low << kept)).to(torch.int8 if bits == 24 else torch.int16)
-    return low.to(torch.int16).view(dtype), remainder
+    near = (long + (1 << (kept - 1))).bitwise_and_(-1 << kept)
+    remainder = long.sub_(near).to(torch.int8 if bits == 24 else torch.int16)
+    return _of_upper_bits(near.bitwise_left_shift_(dropped), dtype), remainder
 
 
 def join(low: Tensor, remainder: Tensor) -> Tensor:
     """Return the fp32 weight of which :func:`split` made a weight in 16 bits and a remainder."""
-    above = low.view(torch.int16).to(torch.int32) << 16
     behind = remainder.to(torch.int32)
-    long = above + (behind << 8 if remainder.dtype == torch.int8 else behind)
-    return _of_long_bits(long, low.dtype)
+    if remainder.dtype == torch.int8:
+        behind = behind.bitwise_left_shift_(8)
+    return _of_long_bits(behind.add_(_upper_bits(low)), low.dtype)
 
 
 def behind(low: Tensor, wide: Tensor, bits: int) -> Tensor:
     """Return the remainder that brings a given weight nearest to a wide one; see :func:`split`."""
     bounds = torch.iinfo(torch.int8 if bits == 24 else torch.int16)
-    away = _long_bits(wide, low.dtype) - (low.view(torch.int16).to(torch.int32) << 16)
+    away = _long_bits(wide, low.dtype) - _upper_bits(low)
     if bits == 24:
         away = (away + 128) >> 8
     return away.clamp(bounds.min, bounds.max).to(torch.int8 if bits == 24 else torch.int16)
@@ -80,8 +80,7 @@ def round_stochastically(wide: Tensor, dtype: torch.dtype, noise: Tensor) -> Ten
         noise: int32 of the same shape, uniform in [0, 2**16).
     """
     long = _long_bits(wide, dtype)
-    low = (long + torch.where(torch.isfinite(wide), noise, 0)) >> 16
-    return low.to(torch.int16).view(dtype)
+    return _of_upper_bits((long + torch.where(torch.isfinite(wide), noise, 0)).bitwise_and_(-1 << 16), dtype)
 
 
 def _long_bits(wide: Tensor, dtype: torch.dtype) -> Tensor:
@@ -91,7 +90,21 @@ def _long_bits(wide: Tensor, dtype: torch.dtype) -> Tensor:
     # a product with a power of two gives fp32 the exponents of fp16, in the lower five of its eight bits
     scaled = (wide * 2.0**-_FP16_BIAS).view(torch.int32)
     magnitude = (scaled & _MAGNITUDE).clamp(max=31 << 23) << 3
-    return torch.where(wide == wide, magnitude | (scaled & _SIGN), _FP16_NAN)
+    return torch.where(wide.isnan(), _FP16_NAN, magnitude | (scaled & _SIGN))
+
+
+def _upper_bits(low: Tensor) -> Tensor:
+    """Return the bits of a float of 16 bits as the upper ones of int32."""
+    if low.dtype == torch.bfloat16:
+        return low.to(torch.float32).view(torch.int32)  # a compiler has no vectors of int16
+    return low.view(torch.int16).to(torch.int32) << 16
+
+
+def _of_upper_bits(upper: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the float of 16 bits whose bits are the upper ones of int32, over zeros."""
+    if dtype == torch.bfloat16:
+        return upper.view(torch.float32).to(torch.bfloat16)
+    return (upper >> 16).to(torch.int16).view(dtype)
 
 
 def _of_long_bits(long: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,15 +147,16 @@ def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         codes (int8 in the shape of ``values``; with 4 bits uint8, two of a row in each, (rows, half of a row)) and
-        scales (bf16, (rows, blocks of a row), negative where a block holds a negative value).
+        scales (fp32, (rows, blocks of a row), negative where a block holds a negative value).
     """
     largest, every = _LEVELS[bits]
     rows, columns = values.shape[0], values.shape[1:].numel()
     blocks = _blocks(values.reshape(rows, columns))
     least, most = blocks.amin(dim=-1), blocks.amax(dim=-1)
-    scale = torch.maximum(most, -least).to(torch.bfloat16)
+    # in fewer bits a scale times 0.999 would be rounded back to itself, and a second moment would never fall
+    scale = torch.maximum(most, -least)
     signed = (least < 0) | (most <= 0)
-    units = blocks * scale.to(torch.float32).clamp(min=_TINY).reciprocal().unsqueeze(-1)
+    units = blocks * scale.clamp(min=_TINY).reciprocal().unsqueeze(-1)
 
     def with_sign() -> Tensor:
         return (units * (2 * largest)).div_(units.abs().add_(1))
@@ -151,7 +165,7 @@ def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         # the first step is kept for what is smaller: nothing is zero
         return units.abs().sqrt_().mul_(every).sub_(1).clamp_(min=0).sub_(every // 2)
 
-    codes = _either(signed, with_sign, without_sign).round_().to(torch.int16)  # whose way to int8 is a short one
+    codes = _either(signed, with_sign, without_sign).round_()
     scales = torch.where(signed, -scale, scale)
     codes = codes.view(rows, -1)[:, :columns]
     if bits == 8:
@@ -165,7 +179,7 @@ def unpack(codes: Tensor, scales: Tensor, bits: int, shape: Sequence[int]) -> Te
 
     Args:
         codes: int8, or uint8 with 4 bits.
-        scales: bf16.
+        scales: fp32.
         bits: 8 or 4.
         shape: of the values.
     """
@@ -176,7 +190,7 @@ def unpack(codes: Tensor, scales: Tensor, bits: int, shape: Sequence[int]) -> Te
         wide = torch.stack((codes & 15, codes >> 4), dim=-1).view(rows, -1)[:, :columns].to(torch.float32)
         wide -= every // 2
     blocks = _blocks(wide.reshape(rows, columns))
-    scale = scales.to(torch.float32).unsqueeze(-1)
+    scale = scales.unsqueeze(-1)
 
     def with_sign() -> Tensor:
         part = blocks * (1 / largest)

@@ -1,6 +1,7 @@
 """Tensors in 8 bits: block-wise dynamic quantization. Source: arXiv 2110.02861, sections 1.2, 2.1 and 2.2.
 
-Codes and maxima have bitsandbytes' values and stand in state dicts as they are. A block does not end where a shard
+Codes and maxima have bitsandbytes' values and stand in state dicts as they are. That is why GaLore's 8-bit moments are
+not those of ``state_dtype=int8`` (``packing.py``): they are held against upstream's. A block does not end where a shard
 does, so under FSDP2 every process holds such a moment whole: small after a projection, 2 bytes an element for an
 embedding.
 """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,46 +14,31 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anyoptim.engines.loading import between_hooks, packed
+from anyoptim.engines.compiled_pass import CompiledPass
+from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.facade import Facade
+from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, OnShards, StandIns, stand_in, stood_for
-from anyoptim.engines.ownership import BATCH_BYTES, batches
+from anyoptim.engines.on_shards import Chosen, OnShards, stand_in, stood_for
+from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
     Storage,
-    is_remainder,
+    first_seed,
+    next_seed,
     state_packed,
     state_unpacked,
     weight_packed,
     wide_weight,
+    widened,
     word_of,
 )
 from anyoptim.engines.packing import HALF
 from anyoptim.engines.stepping import step_inside
+from anyoptim.engines.stored_batches import Piece, step_batches
 
-CACHED = 2**18
-"""Elements that an element-wise step takes at once on a CPU: what it unpacks stays in the cache."""
 _SEED = f"{WEIGHT}:stochastic"
 _MODES = ("train", "eval")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A parameter, or some of its rows, that a step takes at once.
-
-    Args:
-        index: of its group.
-        parameter: a plain tensor.
-        rows: which; ``None``: all.
-    """
-
-    index: int
-    parameter: Tensor
-    rows: slice | None = None
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """Return the piece's part of the parameter, or of what has its rows."""
-        return tensor if self.rows is None else tensor[self.rows]
 
 
 class Stored(OnShards):
@@ -71,6 +55,7 @@ class Stored(OnShards):
         elementwise: it updates each element from that element's gradient and state, so that it can step on some rows
             of a parameter after others.
         bound: bytes of weights, gradients and state that are unpacked at once; a parameter that needs more is alone.
+        compiled: steps by itself on parameters that it takes.
     """
 
     def __init__(
@@ -81,13 +66,23 @@ class Stored(OnShards):
         *,
         elementwise: bool = False,
         bound: float = BATCH_BYTES,
+        compiled: CompiledPass | None = None,
     ) -> None:
         super().__init__(optimizer)
         self.storage = storage
         self.place = place or Beside()
         self.elementwise = elementwise
         self.bound = bound
+        self.compiled = compiled
         self._seeded = 0
+        for parameter, held in optimizer.state.items():  # some constructors make state
+            if storage.steps_wide and isinstance(parameter, Tensor) and parameter.dtype in HALF:
+                optimizer.state[parameter] = widened(held, parameter)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether a step may take some rows of a parameter after others."""
+        return self.elementwise and self.storage.steps_wide
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
@@ -97,68 +92,73 @@ class Stored(OnShards):
     def _turn(self, mode: str, *args: Any) -> None:
         """Let the optimizer inside turn its weights from those that it trains to those that it gives away, or back."""
         every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
-        after = self._run(every, lambda twin: getattr(twin, mode)(*args))
+        after = self._run(every, lambda twin: getattr(twin, mode)(*args), moves_weights_only=True)
         for index, group in enumerate(self.param_groups):
             group.update(after.get(index, {}))
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
-        return self._run([each for each in chosen if each[1].grad is not None], step_inside, chosen)
+        given = [each for each in chosen if each[1].grad is not None]
+        at_once = self._at_once(given)
+        if not at_once:
+            return self._run(given, step_inside, chosen)
+        # where a compiled pass steps, group values stay as the first step has made them
+        apart, groups = {each for _, each in at_once}, {index for index, _ in at_once}
+        rest = [each for each in given if each[1] not in apart]
+        return self._run(rest, step_inside, [each for each in chosen if each[0] not in groups])
+
+    def _at_once(self, given: Chosen) -> Chosen:
+        """Step on what a compiled pass takes, and return it."""
+        compiled, state, groups = self.compiled, self.optimizer.state, self.param_groups
+        if compiled is None or self.optimizer._optimizer_step_pre_hooks or self.optimizer._optimizer_step_post_hooks:
+            return []
+        taken = [(index, each) for index, each in given if compiled.takes(groups[index], each, state.get(each, {}))]
+
+        def fetched(one: tuple[int, Tensor]) -> dict[str, Any]:
+            return self.place.fetched(state[one[1]], one[1].device)
+
+        for (index, parameter), held in self.place.one_ahead(taken, fetched):
+            compiled.step(groups[index], parameter, held)
+            before = state[parameter]
+            state[parameter] = {key: self._kept(value, before.get(key)) for key, value in held.items()}
+        return taken
 
     def _run(
-        self, given: Chosen, act: Callable[[Any], object], advancing: Chosen = ()
+        self,
+        given: Chosen,
+        act: Callable[[Any], object],
+        advancing: Chosen = (),
+        *,
+        moves_weights_only: bool = False,
     ) -> dict[int, Mapping[str, Any]]:
         """Let the optimizer inside do something to parameters, batch by batch."""
-        steps = StandIns(self.optimizer)
+        steps = self.stand_ins()
         plain: dict[Tensor, dict[str, Any]] = {}
 
-        def unpacked(batch: Sequence[Piece]) -> list[dict[str, Any]]:
+        def fetched(batch: Sequence[Piece]) -> list[dict[str, Any]]:
             return [self._held(piece) for piece in batch]
 
-        for batch, held in self.place.one_ahead(list(self._batches(given)), unpacked):
+        every = list(step_batches(given, by_rows=self.by_rows, bound=self.bound))
+        for batch, held in self.place.one_ahead(every, fetched):
             stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
             states = [state_unpacked(each, tensor.shape) for each, tensor in zip(held, stand_ins, strict=True)]
             after = steps.step(
-                ((piece.index, tensor, state) for (tensor, piece), state in zip(stand_ins.items(), states, strict=True)),
+                (
+                    (piece.index, tensor, state)
+                    for (tensor, piece), state in zip(stand_ins.items(), states, strict=True)
+                ),
                 act,
             )
             for tensor, piece in stand_ins.items():
-                self._keep(piece, tensor, after.get(tensor, {}), plain)
+                # what is packed once more may come out otherwise, so state that has not changed stays as it is
+                state = {} if moves_weights_only else after.get(tensor, {})
+                self._keep(piece, tensor, state, plain, whole=not moves_weights_only)
         for parameter, values in plain.items():
             self.optimizer.state[parameter].update(values)
         for index, parameter in advancing:
             steps.advance(index, parameter, with_gradient=False)
         steps.finish()
         return steps.after
-
-    # ------------------------------------------------------------ batches
-
-    def _batches(self, given: Chosen) -> Iterator[list[Piece]]:
-        """Yield what is stepped on at once: pieces of one shape together, as many as the bound allows."""
-        pieces = [piece for index, parameter in given for piece in self._pieces(index, parameter)]
-        order = [(tuple(each.of(each.parameter).shape), str(each.parameter.dtype)) for each in pieces]
-        sizes = [each.of(each.parameter).numel() for each in pieces]
-        for numbers in batches([0] * len(pieces), sizes, order, self._elements(pieces)):
-            yield [pieces[number] for number in numbers]
-
-    def _pieces(self, index: int, parameter: Tensor) -> Iterator[Piece]:
-        most = self._elements([Piece(index, parameter)])
-        gradient = parameter.grad
-        whole = parameter.dim() < 2 or parameter.numel() <= most or (gradient is not None and gradient.is_sparse)
-        if whole or not self.elementwise or not self.storage.steps_wide:
-            yield Piece(index, parameter)
-            return
-        rows = max(1, int(most // parameter.shape[1:].numel()))
-        for start in range(0, parameter.shape[0], rows):
-            yield Piece(index, parameter, slice(start, min(start + rows, parameter.shape[0])))
-
-    def _elements(self, pieces: Sequence[Piece]) -> int:
-        """Return how many elements are stepped on at once."""
-        if not pieces or self.bound == float("inf"):
-            return 2**63
-        on_cpu = pieces[0].parameter.device.type == "cpu"
-        most = int(self.bound // BYTES_OF_AN_ELEMENT)
-        return min(most, CACHED) if on_cpu and self.elementwise else most
 
     # ------------------------------------------------------------ one piece
 
@@ -183,15 +183,31 @@ class Stored(OnShards):
         return stand_in(wide_weight(low, held), wide, piece.parameter)
 
     def _keep(
-        self, piece: Piece, tensor: Tensor, state: Mapping[str, Any], plain: dict[Tensor, dict[str, Any]]
+        self,
+        piece: Piece,
+        tensor: Tensor,
+        state: Mapping[str, Any],
+        plain: dict[Tensor, dict[str, Any]],
+        *,
+        whole: bool,
     ) -> None:
-        """Pack what a step has left of a piece, and put it where it lies between steps."""
+        """Pack what a step has left of a piece, and put it where it lies between steps.
+
+        Args:
+            piece: it.
+            tensor: what has stepped in its place.
+            state: of it, after the step.
+            plain: takes what is put there when all pieces have stepped.
+            whole: the state is all that the piece has from now on.
+        """
         low = piece.of(piece.parameter.detach())
         after = state_packed(state, self.storage, tensor.shape)
         if self.storage.steps_wide and low.dtype in HALF:
+            seed = 0
             if self.storage.master_weights == "stochastic":
-                after[_SEED] = self._seed(piece.parameter)
-            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(after.get(_SEED, 0), piece))
+                seed = self._seed(piece.parameter)
+                after |= {_SEED: seed} if whole else {}
+            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(seed, piece))
             low.copy_(made)
             after.update(behind)
         if not after:
@@ -199,7 +215,7 @@ class Stored(OnShards):
         before = self.optimizer.state[piece.parameter]
         if piece.rows is None:
             kept = {key: self._kept(value, before.get(key)) for key, value in after.items()}
-            self.optimizer.state[piece.parameter] = kept
+            self.optimizer.state[piece.parameter] = kept if whole else {**before, **kept}
             return
         values = plain.setdefault(piece.parameter, {})
         for key, value in after.items():
@@ -224,11 +240,11 @@ class Stored(OnShards):
 
     def _seed(self, parameter: Tensor) -> int:
         """Return the seed of this step's noise for a parameter; the first comes from the run's own."""
-        held = self.optimizer.state[parameter].get(_SEED)
+        held: int | None = self.optimizer.state[parameter].get(_SEED)
         if held is None:
             self._seeded += 1
-            held = torch.initial_seed() + 0x9E3779B97F4A7C15 * self._seeded
-        return (held * 6364136223846793005 + 1442695040888963407) % 2**62
+            held = first_seed(self._seeded)
+        return next_seed(held)
 
     # ------------------------------------------------------------ loading
 
@@ -251,8 +267,15 @@ class Stored(OnShards):
         return self.place.kept(value, None) if self.place.elsewhere else value.to(parameter.device)
 
 
-BYTES_OF_AN_ELEMENT = 32
-"""Bytes that an element takes in a batch: its weight, gradient and two moments in fp32, and what a step makes of them."""
+def stored_inside(optimizer: Optimizer) -> Iterator[Stored]:
+    """Yield what holds packed state inside of an optimizer, or is it."""
+    if isinstance(optimizer, Stored):
+        yield optimizer
+    elif isinstance(optimizer, Facade):
+        yield from stored_inside(optimizer.optimizer)
+    elif isinstance(optimizer, CompositeOptimizer):
+        for each in optimizer.optimizers.values():
+            yield from stored_inside(each)
 
 
 def _has_rows(key: object, value: Any, shape: torch.Size) -> bool:
@@ -267,5 +290,6 @@ def _unpacked_of(held: Any) -> Any:
 
 
 def _mixed(seed: int, piece: Piece) -> int:
-    """Return a seed of a piece's own."""
-    return (seed + 0x9E3779B9 * (piece.rows.start if piece.rows else 0)) % 2**62
+    """Return a seed of a piece's own: no two rows of a parameter, on whichever process, get the same noise."""
+    first = (piece.rows.start if piece.rows else 0) + first_row(stood_for(piece.parameter), piece.parameter)
+    return (seed + 0x9E3779B9 * first) % 2**62

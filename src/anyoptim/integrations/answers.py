@@ -21,6 +21,7 @@ from anyoptim.building.across import way_across
 from anyoptim.building.assemble import class_of
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import built
+from anyoptim.building.storing import is_stored
 from anyoptim.errors import OptimError, UnsupportedError
 from anyoptim.names import lookup
 from anyoptim.planning.plan import Plan, plan
@@ -110,6 +111,7 @@ def _is_the_class_alone(planned: Blueprint) -> bool:
         and planned.spec.fallback is None
         and not planned.spec.traits.needs_closure
         and not planned.settings.get("fused_backward")
+        and not is_stored(planned.settings)
         and not way_across(planned, planned.implementation, planned.keywords)
         and _trainer_makes_the_groups(planned)
     )

@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from anyoptim.building.records import built, refuse_other
+from anyoptim.building.records import built, record_of, refuse_other
 from anyoptim.building.training_weights import average_in_place, training_weights_of
+from anyoptim.building.wide_weights import wide_in_place
 from anyoptim.engines.closure import WithClosure
 from anyoptim.engines.distributed import several_processes
 from anyoptim.engines.fused_backward import FusedBackward
@@ -82,6 +83,7 @@ def wrap_checkpoints(undo: ExitStack) -> None:
         "_load_rng_state": "random state",
     }.items():
         _wrap_reading(undo, Trainer, name, what)
+    _wrap_save_model(undo)
     _wrap_loading_under_fsdp(undo)
     _wrap_emergency_checkpoint(undo)
 
@@ -96,6 +98,22 @@ def _wrap_reading(undo: ExitStack, cls: type, name: str, what: str) -> None:
             return read(self, checkpoint, *args, **kwargs)
 
     replace(undo, cls, name, read_in_our_words)
+
+
+def _wrap_save_model(undo: ExitStack) -> None:
+    """Let what a user saves be in fp32 where ``save_fp32`` says so; checkpoints hold the weights that training has."""
+    from transformers import Trainer
+
+    save_model = Trainer.save_model
+
+    @functools.wraps(save_model)
+    def save_model_in_fp32(self: Any, output_dir: Any = None, _internal_call: bool = False) -> Any:
+        record = None if _internal_call else record_of(self.optimizer)
+        wide = record is not None and record.hyperparameters.get("save_fp32") is True
+        with wide_in_place(self.model, built(self.optimizer)) if wide else nullcontext():
+            return save_model(self, output_dir, _internal_call)
+
+    replace(undo, Trainer, "save_model", save_model_in_fp32)
 
 
 def _wrap_loading_under_fsdp(undo: ExitStack) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import record_of, refuse_state_of_another
 from anyoptim.building.state_dicts import is_empty
+from anyoptim.building.storing import held_as_here
 from anyoptim.errors import CheckpointError
 from anyoptim.memory.first_step import FEW, after_one_step, kinds, try_a_step
 from anyoptim.memory.state import bytes_from_few
@@ -41,12 +43,17 @@ class FitsOnly:
         self._plan = plan
         self._expected: dict[object, object] = {}
         self._saved: dict[object, object] = {}
+        self._converted = False
+        """Whether what is loaded was held in another way between steps."""
         # before any hook changes what stands there, and after any class has cast it
         optimizer.register_load_state_dict_pre_hook(self._refuse_shapes, prepend=True)
         optimizer.register_load_state_dict_post_hook(self._refuse_dtypes)
 
-    def _refuse_shapes(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    def _refuse_shapes(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
         refuse_state_of_another(optimizer, state_dict)
+        as_here = held_as_here(optimizer, state_dict, self._plan.spec.name)
+        self._converted = as_here is not None
+        state_dict = as_here or state_dict
         saved = state_dict["param_groups"]
         places: dict[object, int] = {
             key: index for index, key in enumerate(key for group in saved for key in group["params"])
@@ -57,6 +64,7 @@ class FitsOnly:
         converted = (other for _, each in self._plan.members for other in each.loads_state_of)
         if misfit and all(self._misfit(optimizer, self._first_state(optimizer, saved, each)) for each in converted):
             self._refuse(optimizer, *misfit)
+        return as_here
 
     def _misfit(self, optimizer: Optimizer, expected: Mapping[object, object]) -> tuple[object, str] | None:
         """Return the place of the first saved state that does not fit, and what differs."""
@@ -71,10 +79,12 @@ class FitsOnly:
 
     def _refuse_dtypes(self, optimizer: Optimizer) -> None:
         places: dict[object, int] = {each: index for index, each in enumerate(_parameters(optimizer))}
-        for key, held in optimizer.state.items():
+        for key in list(optimizer.state):
             place = places.get(key, key)
-            _put_back(held, self._saved.get(place), self._expected.get(place))
-            flaw = _difference(held, self._expected.get(place), _other_dtype)
+            _put_back(optimizer.state[key], self._saved.get(place), self._expected.get(place))
+            if self._converted:
+                optimizer.state[key] = _cast(optimizer.state[key], self._expected.get(place))
+            flaw = _difference(optimizer.state[key], self._expected.get(place), _other_dtype)
             if flaw:
                 self._refuse(optimizer, place, flaw)
         self._expected, self._saved = {}, {}
@@ -194,14 +204,38 @@ def _other_dtype(held: object, expected: object, name: str) -> str:
 
 def _put_back(held: object, saved: object, expected: object) -> None:
     """Give what torch has cast its dtype back, as saved: unless a hook has changed it since."""
-    if not (isinstance(held, MutableMapping) and isinstance(saved, Mapping) and isinstance(expected, Mapping)):
-        return
-    for key in held.keys() & saved.keys() & expected.keys():
-        now, before, then = held[key], saved[key], expected[key]
+    places: Iterable[Any] = ()
+    if isinstance(held, MutableMapping) and isinstance(saved, Mapping) and isinstance(expected, Mapping):
+        places = held.keys() & saved.keys() & expected.keys()
+    elif isinstance(held, list) and isinstance(saved, _LISTS) and isinstance(expected, _LISTS):
+        places = range(min(len(held), len(saved), len(expected)))
+    for key in places:
+        now, before, then = held[key], saved[key], expected[key]  # type: ignore[index]  # all of one kind
         if not (isinstance(now, Tensor) and isinstance(before, Tensor) and isinstance(then, Tensor)):
             _put_back(now, before, then)
         elif now.dtype != then.dtype == before.dtype:
-            held[key] = before.to(now.device, copy=True) if torch.equal(before.to(now), now) else now.to(then.dtype)
+            same = _equal(before.to(now), now)
+            held[key] = before.to(now.device, copy=True) if same else now.to(then.dtype)  # type: ignore[index]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal; of those that are made of others, as torchao's packed state is, these."""
+    if isinstance(one, DTensor) or not is_traceable_wrapper_subclass(one):
+        as_bytes = one.dtype.itemsize == 1  # torch compares no float8
+        return torch.equal(one.view(torch.uint8), other.view(torch.uint8)) if as_bytes else torch.equal(one, other)
+    return all(_equal(getattr(one, each), getattr(other, each)) for each in one.__tensor_flatten__()[0])
+
+
+def _cast(held: Any, expected: object) -> Any:
+    """Return what was held in another way between steps in the dtypes that steps keep it in here."""
+    if isinstance(held, dict) and isinstance(expected, Mapping):
+        return {key: _cast(value, expected.get(key)) for key, value in held.items()}
+    if isinstance(held, (list, tuple)) and isinstance(expected, _LISTS):
+        same = len(held) == len(expected)
+        return type(held)(_cast(*pair) for pair in zip(held, expected, strict=True)) if same else held
+    if isinstance(held, Tensor) and isinstance(expected, Tensor) and held.dim() and held.is_floating_point():
+        return held.to(expected.dtype)
+    return held
 
 
 def _is_count(*tensors: Tensor) -> bool:

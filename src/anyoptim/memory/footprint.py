@@ -58,11 +58,16 @@ class Footprint:
     Args:
         weights: of every parameter, frozen ones too.
         gradients: as many as are there at once: all, or the largest layer's where the backward pass consumes them.
-        state: of the optimizer after its first step; ``None`` if unknown.
+        state: of the optimizer after its first step, what lies elsewhere included; ``None`` if unknown.
         master_weights: the copy in fp32 that DeepSpeed keeps.
         step: copies of the trainable weights that a wrapper holds during a step.
         exchange: gradients, and weights where they travel, that an owner holds whole at once; two such batches are
             under way, each with what is sent and received of it.
+        remainder: of the state, what lies behind weights in 16 bits.
+        scales: of the state, the scales of what is packed.
+        batch: weights, gradients and state in fp32 of the largest batch of parameters that a step unpacks.
+        elsewhere: of the state, what lies in ``where``.
+        where: ``"host"``, ``"disk"`` or ``""``.
         gradients_of: ``"all parameters"`` or ``"the largest layer"``.
         state_from: how the state was found.
     """
@@ -73,6 +78,11 @@ class Footprint:
     master_weights: int
     step: int
     exchange: int
+    remainder: int
+    scales: int
+    batch: int
+    elsewhere: int
+    where: str
     gradients_of: str
     state_from: str
 
@@ -81,7 +91,13 @@ class Footprint:
         """All of them together; ``None`` if the state is unknown."""
         if self.state is None:
             return None
-        return self.weights + self.gradients + self.state + self.master_weights + self.step + self.exchange
+        held = self.state - self.elsewhere
+        return self.weights + self.gradients + held + self.master_weights + self.step + self.exchange + self.batch
+
+    @property
+    def moments(self) -> int | None:
+        """The state without what lies behind weights and without scales; ``None`` if unknown."""
+        return None if self.state is None else self.state - self.remainder - self.scales
 
     def to_dict(self) -> dict[str, object]:
         """Return it as plain values that JSON can hold."""
@@ -147,7 +163,22 @@ def footprint(
             state = state_memory(plan, shard)
     else:
         state = state_memory(plan) if state_alone is None else state_alone()
-    return Footprint(weights, gradients, state.total, master, step, owned.whole, gradients_of, state.method)
+    where = {"cpu": "host", "disk": "disk"}.get(str(plan.settings.get("offload")), "")
+    return Footprint(
+        weights=weights,
+        gradients=gradients,
+        state=state.total,
+        master_weights=master,
+        step=step,
+        exchange=owned.whole,
+        remainder=state.parts.remainder,
+        scales=state.parts.scales,
+        batch=state.in_flight,
+        elsewhere=state.parts.movable if where else 0,
+        where=where,
+        gradients_of=gradients_of,
+        state_from=state.method,
+    )
 
 
 def _gradients(plan: Blueprint, ranks: int, spread: Sharding) -> tuple[int, str]:

@@ -12,7 +12,15 @@ from anyoptim.building.blueprint import Blueprint
 from anyoptim.engines.matrix_engine import MatrixEngine
 from anyoptim.engines.ownership import BATCH_BYTES, batches, owners
 from anyoptim.memory.first_step import FEW, Shard, after_one_step, try_a_step
-from anyoptim.memory.state import StateMemory, bytes_held, bytes_of_each, measured_state_bytes, state_memory
+from anyoptim.memory.state import (
+    Held,
+    StateMemory,
+    bytes_held,
+    bytes_of_each,
+    in_flight,
+    measured_state_bytes,
+    state_memory,
+)
 from anyoptim.names.composing import MEMBER
 
 
@@ -89,26 +97,30 @@ def state_with_owners(plan: Blueprint, owned: Ownership, ranks: int, shard: Shar
     """
     others = _only(plan, lambda each: each not in owned.of)
     rest = state_memory(others, shard) if any(group["params"] for group in others.groups) else StateMemory(0, "")
-    whole, method = try_a_step(plan, lambda: _of_each(_only(plan, lambda each: each in owned.of)))
-    if rest.total is None or whole is None:
+    found, method = try_a_step(plan, lambda: _of_each(_only(plan, lambda each: each in owned.of)))
+    if rest.total is None or found is None:
         return StateMemory(None, rest.method if rest.total is None else method)
-    held = [0] * ranks
+    whole, batch = found
+    held = [Held()] * ranks
     for each, owner in owned.of.items():
         held[owner] += whole[each]
-    return StateMemory(max(held) + rest.total + whole[None], method)
+    most = max(held, key=lambda each: each.total) + rest.parts + whole[None]
+    return StateMemory(most.total, method, most, max(rest.in_flight, batch))
 
 
-def _of_each(plan: Blueprint) -> dict[Tensor | None, int]:
-    found = bytes_of_each(plan, after_one_step(plan, FEW))
+def _of_each(plan: Blueprint) -> tuple[dict[Tensor | None, Held], int]:
+    optimizer = after_one_step(plan, FEW)
+    found = bytes_of_each(plan, optimizer)
     if found is not None:
-        return found
+        return found, in_flight(plan, optimizer)
     optimizer = after_one_step(plan, None)
     every = [each for group in plan.groups for each in group["params"]]
     stand_ins = [each for group in optimizer.param_groups for each in group["params"]]
-    sizes: dict[Tensor | None, int] = {
+    sizes: dict[Tensor | None, Held] = {
         each: bytes_held(optimizer.state.get(one)) for each, one in zip(every, stand_ins, strict=True)
     }
-    return {None: measured_state_bytes(optimizer) - sum(sizes.values()), **sizes}
+    others = measured_state_bytes(optimizer) - sum(each.total for each in sizes.values())
+    return {None: Held(others), **sizes}, in_flight(plan, optimizer)
 
 
 def _only(plan: Blueprint, chosen: Callable[[Tensor], bool]) -> Blueprint:

@@ -6,8 +6,10 @@ process group, so what an engine gathers or keeps whole is counted as it is.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -16,10 +18,34 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.engines.packed_state import SCALE, bytes_in_flight, is_remainder, word_of
+from anyoptim.engines.stored import stored_inside
+from anyoptim.engines.stored_batches import step_batches
 from anyoptim.memory.first_step import FEW, Shard, after_one_step, kinds, try_a_step
+from anyoptim.names.composing import MEMBER
 
 _COUNTERS = 64
 """Bytes of step counts and the like, which the parameters of a group may share."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of state.
+
+    Args:
+        total: all.
+        remainder: of these, what lies behind weights in 16 bits.
+        scales: of these, the scales of what is packed.
+        movable: of these, what may lie elsewhere than the parameter.
+    """
+
+    total: int = 0
+    remainder: int = 0
+    scales: int = 0
+    movable: int = 0
+
+    def __add__(self, other: Held) -> Held:
+        return Held(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -29,10 +55,14 @@ class StateMemory:
     Args:
         total: bytes, or ``None`` where no step could be tried.
         method: how they were found, for a person.
+        parts: the same, by what they are of.
+        in_flight: bytes of the largest batch that a step unpacks, where state is packed.
     """
 
     total: int | None
     method: str
+    parts: Held = Held()
+    in_flight: int = 0
 
 
 def state_memory(plan: Blueprint, shard: Shard | None = None) -> StateMemory:
@@ -46,7 +76,11 @@ def state_memory(plan: Blueprint, shard: Shard | None = None) -> StateMemory:
     """
     if not plan.groups:
         return StateMemory(None, "no model")
-    return StateMemory(*try_a_step(plan, lambda: _bytes_after_one_step(plan, shard)))
+    found, method = try_a_step(plan, lambda: _after_one_step(plan, shard))
+    if found is None:
+        return StateMemory(None, method)
+    held, in_flight = found
+    return StateMemory(held.total, method, held, in_flight)
 
 
 def measured_state_bytes(optimizer: Optimizer) -> int:
@@ -55,9 +89,9 @@ def measured_state_bytes(optimizer: Optimizer) -> int:
     return _bytes_of(held, _parameters_of(optimizer))
 
 
-def bytes_held(value: object) -> int:
+def bytes_held(value: object) -> Held:
     """Count the bytes of every tensor in a value, such as the state of one parameter."""
-    return _bytes_of(value, set())
+    return _held(value, set())
 
 
 def local_bytes(tensor: Tensor) -> int:
@@ -68,26 +102,37 @@ def local_bytes(tensor: Tensor) -> int:
     return int(held.numel() * held.element_size())
 
 
-def _bytes_after_one_step(plan: Blueprint, shard: Shard | None) -> int:
+def _after_one_step(plan: Blueprint, shard: Shard | None) -> tuple[Held, int]:
     """Count the state of all parameters, from that of a few of each kind where it is kept by parameter."""
     if plan.implementation.takes_groups:
-        found = bytes_from_few(plan, after_one_step(plan, FEW, shard))
+        optimizer = after_one_step(plan, FEW, shard)
+        found = bytes_from_few(plan, optimizer)
         if found is not None:
-            return found
-    return measured_state_bytes(after_one_step(plan, None, shard))
+            return found, in_flight(plan, optimizer)
+    optimizer = after_one_step(plan, None, shard)
+    return _held_by(optimizer), in_flight(plan, optimizer)
 
 
-def bytes_from_few(plan: Blueprint, optimizer: Optimizer) -> int | None:
+def _held_by(optimizer: Optimizer) -> Held:
+    seen = _parameters_of(optimizer)
+    total = _held(_outside_parameters(optimizer), seen)
+    for key, state in optimizer.state.items():
+        if isinstance(key, Tensor):
+            total += _held(state, seen)
+    return total
+
+
+def bytes_from_few(plan: Blueprint, optimizer: Optimizer) -> Held | None:
     """Count the state of all parameters from that of a few of each kind, which have stepped.
 
     ``None`` if they do not stand for all: state lies outside of parameters, two of a kind differ, or one holds
     everything (L-BFGS).
     """
     found = bytes_of_each(plan, optimizer)
-    return None if found is None else sum(found.values())
+    return None if found is None else sum(found.values(), Held())
 
 
-def bytes_of_each(plan: Blueprint, optimizer: Optimizer) -> dict[Tensor | None, int] | None:
+def bytes_of_each(plan: Blueprint, optimizer: Optimizer) -> dict[Tensor | None, Held] | None:
     """Count the state of each parameter from that of a few of each kind, which have stepped; ``None`` as there.
 
     What lies outside of parameters is under ``None``.
@@ -95,17 +140,18 @@ def bytes_of_each(plan: Blueprint, optimizer: Optimizer) -> dict[Tensor | None, 
     seen = _parameters_of(optimizer)
     outside = _outside_parameters(optimizer)
     total = _bytes_of(outside, seen)
-    each_has: dict[Tensor | None, int] = {None: total}
+    each_has: dict[Tensor | None, Held] = {None: Held(total)}
     if total > _COUNTERS * len(seen) or len(optimizer.param_groups) != len(plan.groups):
         return None
     holders = 0
     for group, of_group in zip(optimizer.param_groups, kinds(plan), strict=True):
         held = iter(group["params"])
         for same in of_group:
-            sizes = [_bytes_of(optimizer.state.get(next(held)), seen) for _ in same[:FEW]]
-            if max(sizes) - min(sizes) > _COUNTERS:
+            sizes = [_held(optimizer.state.get(next(held)), seen) for _ in same[:FEW]]
+            totals = [each.total for each in sizes]
+            if max(totals) - min(totals) > _COUNTERS:
                 return None
-            holders += sum(map(bool, sizes))
+            holders += sum(map(bool, totals))
             each_has.update((each, sizes[min(at, len(sizes) - 1)]) for at, each in enumerate(same))
     # one that flattens all parameters keeps everything under the first
     return None if holders == 1 and len(seen) > 1 else each_has
@@ -125,6 +171,57 @@ def _outside_parameters(optimizer: Optimizer) -> list[object]:
         *({**group, "params": None} for group in optimizer.param_groups),
         *(value for key, value in optimizer.state.items() if id(key) not in parameters),
     ]
+
+
+def _held(state: object, seen: set[int]) -> Held:
+    """Count a parameter's state as :func:`_bytes_of`, with what its keys say of it."""
+    total = _bytes_of(state, seen)
+    named = state.items() if isinstance(state, Mapping) else ()
+    own = [(key, value, local_bytes(value)) for key, value in named if isinstance(value, Tensor)]
+    return Held(
+        total,
+        sum(size for key, _, size in own if is_remainder(key)),
+        sum(size for key, _, size in own if word_of(key) == SCALE),
+        sum(size for _, value, size in own if value.dim()),
+    )
+
+
+def in_flight(plan: Blueprint, optimizer: Optimizer) -> int:
+    """Return the bytes of the largest batch that a step unpacks.
+
+    Args:
+        plan: what was decided, for all parameters.
+        optimizer: built of it, for a few of each kind, or for all in groups of its own; it has stepped.
+    """
+    largest = 0
+    for stored in stored_inside(optimizer):
+        states, given = _states_for_all(plan, optimizer, {group.get(MEMBER) for group in stored.param_groups})
+        for batch in step_batches(given, by_rows=stored.by_rows):
+            sizes = (
+                bytes_in_flight(states[each.parameter], each.parameter, stored.storage, math.prod(each.shape))
+                for each in batch
+            )
+            largest = max(largest, sum(sizes))
+    return largest
+
+
+def _states_for_all(
+    plan: Blueprint, optimizer: Optimizer, members: set[Any]
+) -> tuple[dict[Tensor, Mapping[str, Any]], list[tuple[int, Tensor]]]:
+    """Return a state for each parameter of some members of a hybrid, and these parameters with their groups' places."""
+    of_group = kinds(plan)
+    states: dict[Tensor, Mapping[str, Any]] = {}
+    given: list[tuple[int, Tensor]] = []
+    if len(optimizer.param_groups) != len(of_group):
+        of_group = [[[each] for each in group["params"]] for group in optimizer.param_groups]
+    for index, (mine, kinds_of_group) in enumerate(zip(optimizer.param_groups, of_group, strict=True)):
+        held = iter(mine["params"])
+        for same in kinds_of_group:
+            few = [optimizer.state.get(each, {}) for each in itertools.islice(held, min(FEW, len(same)))]
+            states.update((each, few[min(at, len(few) - 1)]) for at, each in enumerate(same))
+        if mine.get(MEMBER) in members:
+            given += [(index, each) for same in kinds_of_group for each in same]
+    return states, given
 
 
 def _bytes_of(held: object, seen: set[int]) -> int:

@@ -131,12 +131,19 @@ OFFLOAD = Hyperparameter(
     scope="facade",
 )
 OFFLOAD_DIR = Hyperparameter(
-    "offload_dir", str, "", "folder of offload=disk; empty: the system's for temporary files", scope="facade"
+    "offload_dir", str | None, None, "folder of offload=disk; none: the system's for temporary files", scope="facade"
 )
 SAVE_FP32 = Hyperparameter(
     "save_fp32", bool, False, "the Trainer saves the model in fp32, with what lies behind its weights", scope="facade"
 )
-STORAGE = (MASTER_WEIGHTS, STATE_DTYPE, OFFLOAD, OFFLOAD_DIR, SAVE_FP32)
+COMPILED_STEP = Hyperparameter(
+    "compiled_step",
+    bool,
+    False,
+    "unpack, step and pack in one compiled pass, where the optimizer has one",
+    scope="facade",
+)
+STORAGE = (MASTER_WEIGHTS, STATE_DTYPE, OFFLOAD, OFFLOAD_DIR, SAVE_FP32, COMPILED_STEP)
 """What :class:`anyoptim.engines.stored.Stored` is told."""
 WHERE_AND_WHEN = (FUSED_BACKWARD, OWNED, *STORAGE)
 """For implementations whose step updates each parameter from its own gradient, state and group alone."""

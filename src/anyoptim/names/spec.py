@@ -81,6 +81,7 @@ class Implementation:
         weights_in_state: keys of its state that hold weights, which fewer bits than 24 would spoil.
         exact_state: keys of its state whose tensors are of a parameter's shape by chance only, as rotations of square
             matrices are, or that fewer bits would spoil.
+        fused_form: the name in :data:`anyoptim.engines.fused_forms.FORMS` of its very arithmetic; empty: there is none.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Implementation:
     elementwise: bool = False
     weights_in_state: frozenset[str] = frozenset()
     exact_state: frozenset[str] = frozenset()
+    fused_form: str = ""
 
     @property
     def may_fail(self) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from anyoptim.building.across import is_sharded
 from anyoptim.engines.distributed import several_processes
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.conditions import updates_before_step, without_rate
+from anyoptim.planning.precision import advise_on_precision
 from anyoptim.routing.routes import Routing
 
 _CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
@@ -68,6 +69,8 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
         )
     if not settings.implementation.resumable and fields.get("save_strategy", "no") != "no":
         yield f"checkpoints cannot be resumed: {settings.implementation.package} does not restore its state"
+    yield from advise_on_precision(spec, settings, routing)
+    yield from _compiled_step(spec, settings)
     yield from _rank(settings, routing)
     yield from _scale(settings, routing)
     if settings.get("orthogonalize") == "polar_express" and settings.source("ns_coefficients") != "default":
@@ -130,6 +133,11 @@ def _hybrid(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
             if each.waits_for_step:
                 reason = each.unsupported["fused_backward"]
                 yield f"the gradients of {name} wait for step() in spite of fused_backward: {reason}"
+
+
+def _compiled_step(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
+    if settings.get("compiled_step") and (spec.wrappers or not settings.implementation.fused_form):
+        yield f"compiled_step has no effect: {spec.name} has no step of that kind"
 
 
 def _rank(settings: Settings, routing: Routing | None) -> Iterator[str]:

@@ -19,6 +19,7 @@ from anyoptim.arguments.settings import resolve
 from anyoptim.building.assemble import RATIO_LEFT, adopt, construct
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.records import built
+from anyoptim.building.storing import is_stored
 from anyoptim.errors import OptimArgsError, OptimError, UnsupportedError
 from anyoptim.memory.fitting import FitsOnly
 from anyoptim.memory.footprint import Footprint, footprint
@@ -166,8 +167,9 @@ class Plan(Blueprint):
     def _beside(self, ranks: int, sharding: str) -> dict[str, Footprint]:
         """Return its own memory and AdamW's, by name."""
         found = {self.spec.name: self.footprint(ranks, sharding)}
-        if self.spec.name != BESIDE:
-            found[BESIDE] = self.instead(BESIDE).footprint(ranks, sharding)
+        if self.spec.name != BESIDE or is_stored(self.settings):
+            other = BESIDE if self.spec.name != BESIDE else f"{BESIDE} as it is"
+            found[other] = self.instead(BESIDE).footprint(ranks, sharding)
         return found
 
     def __repr__(self) -> str:

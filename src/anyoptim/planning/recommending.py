@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from anyoptim.engines.packing import HALF
 from anyoptim.errors import OptimError
 from anyoptim.memory.footprint import Footprint, sharding
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.planning.plan import plan
 from anyoptim.planning.suggestions import suited_arguments
+
+_PACKED = "master_weights=24bit,state_dtype=int8"
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,9 @@ def recommend(
 ) -> list[Recommendation]:
     """Return the optimizers whose weights, gradients and state fit, those that need the least first.
 
-    Each is planned as it is, and, where it does not fit so, with ``fused_backward=true``. What cannot be planned for
-    the model, or trained on so many processes, is left out.
+    Each is planned as it is, and, where it does not fit so, with weights and state packed, with
+    ``fused_backward=true``, with both, and with its state on the host; weights in bf16 are packed first. What cannot be
+    planned for the model, or trained on so many processes, is left out.
 
     Args:
         model: the model, which may be on the meta device.
@@ -70,12 +74,13 @@ def recommend(
     """
     width = getattr(getattr(model, "config", None), "hidden_size", None)
     fields = dict(sharding(how).fields if ranks > 1 else ())
+    half = any(each.requires_grad and each.dtype in HALF for each in model.parameters())
     fitting = []
     for name in names:
         if "memory" in optimizer_info(name).default.limits:
             continue  # it may grow later
         on_each(name)
-        for optim_args in _ways(name):
+        for optim_args in _ways(name, half=half):
             arguments = suited_arguments(name, width=width, optim_args=optim_args)
             try:
                 planned = plan(name, model, {**fields, **arguments})
@@ -88,8 +93,19 @@ def recommend(
     return sorted(fitting, key=lambda each: (each.footprint.total or 0, each.name))
 
 
-def _ways(name: str) -> Iterator[str]:
-    yield ""
+def _ways(name: str, *, half: bool) -> Iterator[str]:
+    """Yield what may be added to a name's arguments, the least change first.
+
+    Args:
+        name: a registered name.
+        half: the weights are in bf16 or fp16.
+    """
     spec = optimizer_info(name)
-    if not spec.fused_backward and any(each.name == "fused_backward" for each in spec.hyperparameters):
-        yield "fused_backward=true"
+    has = {each.name for each in spec.hyperparameters}
+    fused = "fused_backward=true" if "fused_backward" in has and not spec.fused_backward else ""
+    packed = _PACKED if "state_dtype" in has else ""
+    both = ",".join(filter(None, [packed, fused]))
+    elsewhere = f"{both},offload=cpu" if packed else both
+    # steps on plain weights in 16 bits lose most of what a usual rate moves
+    ways = (packed, both, elsewhere, "", fused) if half else ("", packed, fused, both, elsewhere)
+    yield from dict.fromkeys(ways)

@@ -10,6 +10,7 @@ from torch import nn
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
 from anyoptim.building.across import is_sharded
+from anyoptim.building.storing import is_stored
 from anyoptim.engines.distributed import several_processes
 from anyoptim.errors import UnsupportedError
 from anyoptim.names.spec import Implementation, OptimizerSpec
@@ -53,6 +54,7 @@ def refuse(
     _refuse_fields(spec, settings, fields)
     _refuse_adapters(spec, settings, fields, model)
     _refuse_no_rate(spec, settings)
+    _refuse_storage(spec, settings, fields, routing)
     if implementation.takes == "parameters" and is_sharded(fields, None):
         raise UnsupportedError(
             f"{spec.name} keeps the parameters it was built with, which accelerate replaces under FSDP2; take DDP."
@@ -164,6 +166,20 @@ def _refuse_no_rate(spec: OptimizerSpec, settings: Settings) -> None:
                 )
 
 
+def _refuse_storage(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Routing | None) -> None:
+    if not is_stored(settings):
+        if settings.get("offload_dir"):
+            raise UnsupportedError(f"{spec.name}: offload_dir has no effect without offload=disk; set both or none.")
+        return
+    if settings.get("offload_dir") and settings.get("offload") != "disk":
+        raise UnsupportedError(f"{spec.name}: offload_dir has no effect without offload=disk; set both or none.")
+    if spec.wrappers and is_sharded(fields, routing):
+        raise UnsupportedError(
+            f"{spec.name}: master_weights, state_dtype and offload cannot go around a wrapper on parameters that FSDP2"
+            f" shards; leave them out of optim_args, take {spec.target_optimizer} alone, or train with DDP."
+        )
+
+
 def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:
     if spec.traits.schedule_free:
         raise UnsupportedError(
@@ -174,6 +190,11 @@ def _refuse_deepspeed(spec: OptimizerSpec, settings: Settings) -> None:
         raise UnsupportedError(
             f"{spec.name} is not known to train right on the flat pieces of parameters that DeepSpeed hands to an"
             " optimizer; train it with FSDP2 or DDP, or take adamw_torch."
+        )
+    if is_stored(settings):
+        raise UnsupportedError(
+            f"{spec.name} cannot hold weights and state in ways of its own beside DeepSpeed's fp32 weights; leave"
+            " master_weights, state_dtype and offload out of optim_args, or shard with FSDP2."
         )
     if settings.get("owned"):
         raise UnsupportedError(

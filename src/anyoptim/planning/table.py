@@ -90,16 +90,13 @@ def _memory_table(plan: Blueprint, memory: Mapping[str, Footprint], ranks: int, 
     for name in memory:
         table.add_column(name, justify="right", no_wrap=True)
     own = memory[plan.spec.name]
-    shown = ["weights", "gradients", "state", "total"]
-    if own.master_weights:
-        shown.insert(1, "master_weights")
-    if own.step:
-        shown.insert(-1, "step")
-    if own.exchange:
-        shown.insert(-1, "exchange")
-    for row in shown:
-        table.add_row(_MEMORY[row], *(format_bytes(getattr(each, row)) for each in memory.values()))
     trained = sum(route.place.numel for route in plan.routing.routes)
+    table.add_column("bytes each", justify="right", no_wrap=True)
+    for row, label in _MEMORY.items():
+        sizes = [getattr(each, row) for each in memory.values()]
+        if any(sizes) or row in _ALWAYS:
+            text = label.format(where=own.where)
+            table.add_row(text, *map(format_bytes, sizes), _each(getattr(own, row), trained))
     notes = [f"{trained:,} trainable elements"]
     if ranks == 1 and own.state is not None:
         notes.append(f"{own.state / trained:.3g} bytes of state for each")
@@ -129,13 +126,24 @@ def _owners_table(owned: Ownership, ranks: int) -> RenderableType:
 
 _MEMORY = {
     "weights": "weights",
+    "remainder": "behind the weights",
     "master_weights": "weights in fp32",
     "gradients": "gradients",
-    "state": "optimizer state",
+    "moments": "optimizer state",
+    "scales": "scales of the state",
     "step": "copies in a step",
     "exchange": "whole at once",
+    "batch": "batch in flight",
+    "elsewhere": "of this, in the {where}'s memory",
     "total": "together",
 }
+"""What each row of the table is called, by the part of a footprint that it shows."""
+_ALWAYS = frozenset({"weights", "gradients", "moments", "total"})
+
+
+def _each(size: int | None, elements: int) -> str:
+    """Write how many bytes that is for each trainable element."""
+    return "?" if size is None else f"{size / elements:.3g}" if elements else "-"
 
 
 def plan_dict(

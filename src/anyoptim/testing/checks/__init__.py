@@ -24,6 +24,7 @@ from anyoptim.testing.checks.steps import (
     scaled_loss,
     skips_missing_gradients,
 )
+from anyoptim.testing.checks.storing import keeps_masters, packs_state
 from anyoptim.testing.checks.verdicts import Failure, NotApplicable
 from anyoptim.testing.sharded import MOVES, RESUMES, TRAINS, TRAINS_HYBRID
 from anyoptim.testing.subject import Subject
@@ -51,6 +52,8 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "other state": refuses_other_state,
     "fused backward": fused_backward,
     "reentrant checkpointing": reentrant_checkpointing,
+    "master weights": keeps_masters,
+    "packed state": packs_state,
     "accumulation": accumulates_gradients,
     TRAINS: shards,
     RESUMES: resumes_sharded,

@@ -1,0 +1,135 @@
+"""Updates as pure functions of fp32 tensors, in the operations and the order of the classes that they stand for.
+
+Sources: AdamW, arXiv 1711.05101, algorithm 2; Lion, arXiv 2302.06675, program 1; momentum, as in torch.optim.SGD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+Update = Callable[[Tensor, Tensor, Tensors, Tensors], tuple[Tensor, dict[str, Tensor]]]
+"""Of a weight, its gradient, its state and the numbers of a step makes the weight and the state after it."""
+
+
+@dataclass(frozen=True)
+class FusedForm:
+    """What a class of optimizers does to one parameter in one step.
+
+    Args:
+        update: see :data:`Update`.
+        state: of a group: the keys of state of a parameter's size.
+        numbers: of a group and a step's count, from 1: what an update takes besides tensors. The keys say what it does.
+        counter: the key of state that counts steps; empty: none.
+        off: keys of groups that it needs to be false or not there.
+    """
+
+    update: Update
+    state: Callable[[Mapping[str, Any]], tuple[str, ...]]
+    numbers: Callable[[Mapping[str, Any], int], dict[str, float]]
+    counter: str = ""
+    off: tuple[str, ...] = ()
+
+    def does(self, group: Mapping[str, Any]) -> bool:
+        """Whether it does what a group is set to."""
+        tensors = any(isinstance(value, Tensor) for value in group.values())
+        return not tensors and not any(group.get(key) for key in self.off)
+
+
+# ---------------------------------------------------------------- AdamW
+
+
+def _adamw(weight: Tensor, gradient: Tensor, state: Tensors, numbers: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+    weight = weight * numbers["kept"]
+    first = torch.lerp(state["exp_avg"], gradient, numbers["new_of_first"])
+    second = state["exp_avg_sq"] * numbers["old_of_second"] + numbers["new_of_second"] * gradient * gradient
+    denominator = second.sqrt() / numbers["correction"] + numbers["eps"]
+    return weight + numbers["step"] * first / denominator, {"exp_avg": first, "exp_avg_sq": second}
+
+
+def _numbers_of_adamw(group: Mapping[str, Any], count: int) -> dict[str, float]:
+    (beta1, beta2), lr = group["betas"], group["lr"]
+    return {
+        "kept": 1 - lr * group["weight_decay"],
+        "new_of_first": 1 - beta1,
+        "old_of_second": beta2,
+        "new_of_second": 1 - beta2,
+        "correction": (1 - beta2**count) ** 0.5,
+        "eps": group["eps"],
+        "step": -lr / (1 - beta1**count),
+    }
+
+
+# ---------------------------------------------------------------- Lion
+
+
+def _lion(weight: Tensor, gradient: Tensor, state: Tensors, numbers: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+    average = state["exp_avg"]
+    direction = torch.lerp(average, gradient, numbers["new_of_update"]).sign()
+    after = torch.lerp(average, gradient, numbers["new_of_average"])
+    return weight * numbers["kept"] + direction * numbers["step"], {"exp_avg": after}
+
+
+def _numbers_of_lion(group: Mapping[str, Any], count: int) -> dict[str, float]:
+    beta1, beta2 = group["betas"] if "betas" in group else (group["beta1"], group["beta2"])
+    lr = group["lr"]
+    return {
+        "kept": 1 - lr * group["weight_decay"],
+        "new_of_update": 1 - beta1,
+        "new_of_average": 1 - beta2,
+        "step": -lr,
+    }
+
+
+# ---------------------------------------------------------------- SGD
+
+
+def _sgd(weight: Tensor, gradient: Tensor, state: Tensors, numbers: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+    if "decay" in numbers:
+        gradient = gradient + weight * numbers["decay"]
+    after: dict[str, Tensor] = {}
+    if "momentum" in numbers:
+        momentum = numbers["momentum"]
+        buffer = state["momentum_buffer"] * momentum + gradient * numbers["new_of_momentum"]
+        after = {"momentum_buffer": buffer}
+        gradient = gradient + buffer * momentum if "nesterov" in numbers else buffer
+    return weight + gradient * numbers["step"], after
+
+
+def _numbers_of_sgd(group: Mapping[str, Any], count: int) -> dict[str, float]:
+    numbers = {"step": -group["lr"]}
+    if group["weight_decay"]:
+        numbers["decay"] = group["weight_decay"]
+    if group["momentum"]:
+        numbers |= {"momentum": group["momentum"], "new_of_momentum": 1 - group["dampening"]}
+        numbers |= {"nesterov": 1.0} if group["nesterov"] else {}
+    return numbers
+
+
+FORMS: Mapping[str, FusedForm] = {
+    "adamw": FusedForm(
+        _adamw,
+        lambda group: ("exp_avg", "exp_avg_sq"),
+        _numbers_of_adamw,
+        counter="step",
+        off=("amsgrad", "maximize", "capturable", "differentiable"),
+    ),
+    "lion": FusedForm(
+        _lion,
+        lambda group: ("exp_avg",),
+        _numbers_of_lion,
+        off=("caution", "corrected_weight_decay", "maximize", "decouple_lr", "gradient_release"),
+    ),
+    "sgd": FusedForm(
+        _sgd,
+        lambda group: ("momentum_buffer",) if group["momentum"] else (),
+        _numbers_of_sgd,
+        off=("maximize", "differentiable"),
+    ),
+}
+"""By the name that ``Implementation.fused_form`` has for it."""
