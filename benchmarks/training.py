@@ -71,7 +71,7 @@ SETTINGS = {
 # optimi's own Kahan sum would lie behind weights in plain bf16
 OPTIMIZERS = {
     "adamw_torch": Tuned(1e-3),
-    "lion": Tuned(4e-4, {"kahan_sum": False}),
+    "lion": Tuned(1e-4, {"kahan_sum": False}),
     "stable_adamw": Tuned(1e-3, {"kahan_sum": False}),
     "timm/adopt": Tuned(2e-3),
     "muon": Tuned(2e-2, {"fallback_lr": 1e-3}),

@@ -28,8 +28,8 @@ def main() -> None:
     """Print the tables and draw the pictures."""
     found = {key_of(each): each for each in read(RESULTS / "runs.jsonl")}
     print(losses(found), differences(found), sizes(found), sep="\n\n")
-    draw_losses(found, RESULTS / "losses.png")
-    draw_curves(found, "adamw_torch", RESULTS / "adamw.png")
+    draw_losses(found, RESULTS / "losses")
+    draw_curves(found, "adamw_torch", RESULTS / "adamw")
 
 
 # ---------------------------------------------------------------- numbers
@@ -49,8 +49,10 @@ def from_fp32(found: Found, name: str, setting: str) -> list[float]:
 
 
 def spread(values: Sequence[float], form: str = ".3f") -> str:
-    """Return a mean with the least and the greatest."""
-    return f"{mean(values):{form}} ({min(values):{form}} .. {max(values):{form}})" if values else "-"
+    """Return a mean with the least and the greatest; of one value itself."""
+    if len(values) < 2:
+        return f"{values[0]:{form}}" if values else "-"
+    return f"{mean(values):{form}} ({min(values):{form}} .. {max(values):{form}})"
 
 
 def losses(found: Found) -> str:
@@ -58,7 +60,7 @@ def losses(found: Found) -> str:
     return table(
         ["optimizer", "seeds", *SETTINGS],
         lambda name: [
-            str(min(len(last(found, name, setting)) for setting in SETTINGS)),
+            " ".join(str(len(last(found, name, setting))) for setting in SETTINGS),
             *(spread(list(last(found, name, setting).values())) for setting in SETTINGS),
         ],
     )
@@ -71,7 +73,7 @@ def differences(found: Found) -> str:
         wide = list(last(found, name, FP32).values())
         return [
             *(spread(from_fp32(found, name, setting), "+.4f") for setting in NARROW),
-            f"{max(wide) - min(wide):.4f}" if wide else "-",
+            f"{max(wide) - min(wide):.4f}" if len(wide) > 1 else "-",
         ]
 
     return table(["optimizer", *(f"{each} - fp32" for each in NARROW), "spread of fp32's seeds"], row)
@@ -81,7 +83,7 @@ def sizes(found: Found) -> str:
     """Return the table of bytes per parameter."""
 
     def row(name: str) -> list[str]:
-        return [part for setting in SETTINGS for part in (parts(name, setting),)]
+        return [parts(name, setting) for setting in SETTINGS]
 
     def parts(name: str, setting: str) -> str:
         run = next((each for key, each in found.items() if key[:2] == (name, setting)), None)
@@ -120,9 +122,11 @@ def draw_losses(found: Found, path: Path) -> None:
             axis.axhline(place + 0.5, color="#e7e5e4", linewidth=0.8, zorder=0)
     right.axvline(0, color=COLOURS[FP32], linewidth=1)
     left.set_yticks(range(len(OPTIMIZERS)), list(reversed(OPTIMIZERS)))
-    left.set_ylim(-0.5, len(OPTIMIZERS) - 0.5)
     left.set_xlabel("held-out loss, nats per byte")
-    right.set_xlabel("above fp32 with the same seed; grey: as wide as fp32's seeds are apart")
+    right.set_xlabel("above fp32 with the same seed\ngrey: as wide as fp32's own seeds are apart")
+    right.autoscale()
+    right.margins(x=0.04)
+    left.set_ylim(-0.5, len(OPTIMIZERS) - 0.5)
     handles = [
         plt.Line2D([], [], color=colour, marker="o", linestyle="", label=setting) for setting, colour in COLOURS.items()
     ]
@@ -156,7 +160,11 @@ def draw_curves(found: Found, name: str, path: Path) -> None:
                 steps, [mean(each) for each in columns], color=colour, linewidth=2, linestyle=style, label=setting
             )
             axis.fill_between(steps, list(map(min, columns)), list(map(max, columns)), color=colour, alpha=0.15, lw=0)
-    above.set_title(f"{name}: mean of {len(seeds)} seeds, and from the least to the greatest", fontsize=10, loc="left")
+    above.set_title(
+        f"{name}: mean of {len(seeds)} seeds, and from the least to the greatest" if len(seeds) > 1 else name,
+        fontsize=10,
+        loc="left",
+    )
     above.set_ylabel("held-out loss, nats per byte")
     above.legend(frameon=False)
     below.set_ylabel("above fp32,\nsame seed")
@@ -165,12 +173,13 @@ def draw_curves(found: Found, name: str, path: Path) -> None:
 
 
 def finish(figure: Any, path: Path, top: float = 1.0) -> None:
-    """Write a picture."""
+    """Write a picture, as SVG for the page and as PNG to look at."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=9)
     figure.tight_layout(rect=(0, 0, 1, top))
-    figure.savefig(path, dpi=110)
+    for suffix in (".svg", ".png"):
+        figure.savefig(path.with_suffix(suffix), dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
     plt.close(figure)
 
 
