@@ -73,7 +73,7 @@ OPTIMIZERS = {
     "adamw_torch": Tuned(1e-3),
     "lion": Tuned(1e-4, {"kahan_sum": False}),
     "stable_adamw": Tuned(1e-3, {"kahan_sum": False}),
-    "timm/adopt": Tuned(2e-3),
+    "timm/adopt": Tuned(1e-3),
     "muon": Tuned(2e-2, {"fallback_lr": 1e-3}),
     "pytorch_optimizer/soap": Tuned(3e-3, {"precondition_frequency": 10, "max_precondition_dim": 256}),
     "apollo_adamw": Tuned(1e-2, {"rank": 64}),
