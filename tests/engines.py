@@ -73,9 +73,10 @@ def build(name: str, model: nn.Module, implementation: str = "native", **given: 
     chosen = next(each for each in spec.implementations if each.name == implementation)
     given = {"rank": 2, **given}
     values = {
-        each.name: given.get(each.name, each.default) for each in chosen.hyperparameters if each.scope != "routing"
+        each.name: given.get(each.name, each.default)
+        for each in chosen.hyperparameters
+        if each.scope not in ("routing", "facade") or each.name == "fused_backward"
     }
-    values.pop("owned", None)
     constructor: Any = chosen.load()
     if chosen.across == "owned" and any(isinstance(each, DTensor) for each in model.parameters()):
         engine = constructor

@@ -162,11 +162,11 @@ class ActsOtherwiseCompiled(Good):
 
 
 def register(cls: type[torch.optim.Optimizer], **fields: Any) -> str:
-    """Register a class as a plug-in would, with ``fused_backward`` offered."""
-    from anyoptim.names.hyperparameters import FUSED_BACKWARD
+    """Register a class as a plug-in would, with all that is offered to those that step on one parameter alone."""
+    from anyoptim.names.hyperparameters import WHERE_AND_WHEN
 
     spec = spec_of(cls, cls.__name__.lower(), summary="for a test")
-    own = replace(spec.default, hyperparameters=(*spec.hyperparameters, FUSED_BACKWARD), licence="MIT", **fields)
+    own = replace(spec.default, hyperparameters=(*spec.hyperparameters, *WHERE_AND_WHEN), licence="MIT", **fields)
     anyoptim.register(OptimizerSpec(name=spec.name, summary=spec.summary, implementations=(own,)))
     return spec.name
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from anyoptim.integrations.transformers import disable as disable
     from anyoptim.integrations.transformers import enable as enable
     from anyoptim.names.hyperparameters import FUSED_BACKWARD as FUSED_BACKWARD
+    from anyoptim.names.hyperparameters import OWNED as OWNED
+    from anyoptim.names.hyperparameters import STORAGE as STORAGE
     from anyoptim.names.hyperparameters import Hyperparameter as Hyperparameter
     from anyoptim.names.hyperparameters import Interval as Interval
     from anyoptim.names.lookup import optimizer_info as optimizer_info
@@ -55,6 +57,7 @@ _HOME = {
     "register": "names.registry",
     "FUSED_BACKWARD": "names.hyperparameters",
     "OWNED": "names.hyperparameters",
+    "STORAGE": "names.hyperparameters",
     "Hyperparameter": "names.hyperparameters",
     "Interval": "names.hyperparameters",
     "Implementation": "names.spec",

@@ -121,9 +121,13 @@ def _unknown_key(key: str, spec: OptimizerSpec, implementation: Implementation, 
     alias = TRAINING_ARGUMENTS_FIELDS.get(key, "")
     close = f" Did you mean {alias!r}?" if alias in accepted else did_you_mean(key, [*accepted, "implementation"])
     listing = ", ".join(
-        f"{each.name}={'...' if each.default is REQUIRED else each.default}" for each in implementation.hyperparameters
+        f"{each.name}={'...' if each.default is REQUIRED else each.default}"
+        for each in implementation.hyperparameters
+        if each.scope != "facade"
     )
-    options = f" Every optimizer takes: {', '.join(GROUP_OPTIONS)}." if implementation.takes_groups else ""
+    around = [each.name for each in implementation.hyperparameters if each.scope == "facade"]
+    also = ", ".join([*around, *(GROUP_OPTIONS if implementation.takes_groups else ())])
+    options = f" Also: {also}." if also else ""
     return f"{spec.name} has no hyperparameter {shortened(key)}.{close} It takes: {listing}.{options}"
 
 
