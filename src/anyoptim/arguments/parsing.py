@@ -126,9 +126,11 @@ def _unknown_key(key: str, spec: OptimizerSpec, implementation: Implementation, 
         if each.scope != "facade"
     )
     around = [each.name for each in implementation.hyperparameters if each.scope == "facade"]
-    also = ", ".join([*around, *(GROUP_OPTIONS if implementation.takes_groups else ())])
-    options = f" Also: {also}." if also else ""
-    return f"{spec.name} has no hyperparameter {shortened(key)}.{close} It takes: {listing}.{options}"
+    also = [*around, *(GROUP_OPTIONS if implementation.takes_groups else ())]
+    meant = [each for each in also if f"{each!r}" in close]
+    takes = "" if meant else f" It takes: {listing}."
+    options = f" Also: {', '.join(also)}." if also and (meant or not close) else ""
+    return f"{spec.name} has no hyperparameter {shortened(key)}.{close}{takes}{options}"
 
 
 def _read_json(text: str, spec_name: str) -> dict[str, object]:
