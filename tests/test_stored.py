@@ -9,7 +9,8 @@ import torch
 from halves import assert_same, built, half_and_copy, low_model, plain_state, stepped, watch_steps, wide
 from toys import skip_unless_installed
 
-from anyoptim.engines.stored import stored_inside
+from anyoptim.engines.composite import inside
+from anyoptim.engines.stored import Stored
 
 NAMES = [
     *("adamw_torch", "muon", "apollo_adamw", "schedule_free_adamw", "lookahead(adamw_torch)", "adalomo", "sgd"),
@@ -57,7 +58,7 @@ def test_so_are_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     watch_steps(monkeypatch, lambda stand_ins: seen.extend(each.numel() for _, each, _ in stand_ins))
     stored = as_a_copy_in_fp32(name, steps=12)
-    assert all(each.by_rows for each in stored_inside(stored))
+    assert all(each.by_rows for each in inside(stored, Stored))
     largest_row = 64
     assert max(seen) <= max(100, largest_row)
 

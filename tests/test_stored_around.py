@@ -13,8 +13,9 @@ from halves import assert_same, built, gradients, half_and_copy, low_model, plai
 from torch import nn
 
 import anyoptim
+from anyoptim.engines.composite import inside
 from anyoptim.engines.fused_backward import FusedBackward
-from anyoptim.engines.stored import stored_inside
+from anyoptim.engines.stored import Stored
 from anyoptim.testing.subject import tiny_model
 
 
@@ -77,7 +78,7 @@ def test_copies_train_alike(args: str, copied: Callable[[Any], Any]) -> None:
     stepped(other, twin, range(3, 6))
     assert_same(wide(model, optimizer), wide(other, twin))
     assert_same(plain_state(optimizer), plain_state(twin))
-    assert next(stored_inside(twin)).state is not next(stored_inside(optimizer)).state
+    assert next(inside(twin, Stored)).state is not next(inside(optimizer, Stored)).state
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from transformers import Trainer, TrainerCallback
 
 import anyoptim
 from anyoptim.building.records import built
+from anyoptim.engines.composite import inside
 from anyoptim.engines.packing import join
-from anyoptim.engines.stored import stored_inside
+from anyoptim.engines.stored import Stored
 from anyoptim.testing.subject import tiny_model
 
 pytestmark = [pytest.mark.trainer, pytest.mark.usefixtures("enabled")]
@@ -67,7 +68,7 @@ class Seen(TrainerCallback):
 def test_a_run_goes_on_to_the_last_bit(name: str, tmp_path: Path) -> None:
     straight, resumed = Seen(), Seen()
     first = run(tmp_path, fields_of(name), callbacks=[straight])
-    assert [*stored_inside(built(first.optimizer))]
+    assert [*inside(built(first.optimizer), Stored)]
     second = run(tmp_path, fields_of(name), resume=True, seed=1, callbacks=[resumed])
     assert resumed.after.keys() == {*range(SAVED + 1, STEPS + 1)}
     for step, found in resumed.after.items():

@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 from anyoptim.arguments.settings import Settings
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.engines.compiled_pass import CompiledPass
+from anyoptim.engines.composite import inside
 from anyoptim.engines.distributed import local
 from anyoptim.engines.layout import as_rows, as_shard
 from anyoptim.engines.offloading import place_of
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import Storage, is_held_as, lies_by_rows, restored
-from anyoptim.engines.stored import Stored, stored_inside
+from anyoptim.engines.stored import Stored
 from anyoptim.names.spec import Implementation
 
 
@@ -72,7 +73,7 @@ def held_as_here(optimizer: Optimizer, state_dict: dict[str, Any], name: str) ->
     """
     storages = {
         parameter: stored.storage
-        for stored in stored_inside(optimizer)
+        for stored in inside(optimizer, Stored)
         for group in stored.param_groups
         for parameter in group["params"]
     }

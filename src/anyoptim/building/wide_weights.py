@@ -12,11 +12,11 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from anyoptim.building.records import built
-from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.composite import CompositeOptimizer, inside
 from anyoptim.engines.distributed import local
 from anyoptim.engines.layout import as_shard
 from anyoptim.engines.loading import packed
-from anyoptim.engines.owned import owned_inside
+from anyoptim.engines.owned import Owned
 from anyoptim.engines.packed_state import remainders, wide_weight
 from anyoptim.engines.packing import HALF
 
@@ -53,7 +53,7 @@ def fp32_weights(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 def _behind(optimizer: Optimizer) -> dict[Tensor, dict[str, Any]]:
     """Return what lies behind each weight, as the weight lies: of one that has an owner, from there."""
     state: Mapping[Any, Any] = optimizer.state
-    if any(True for _ in owned_inside(optimizer)):
+    if any(True for _ in inside(optimizer, Owned)):
         facade: Any = optimizer
         saved = facade._to_save() if isinstance(optimizer, CompositeOptimizer) else facade.to_save(packed(optimizer))
         every = [each for group in optimizer.param_groups for each in group["params"]]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from anyoptim.engines.stepping import (
     twin_of,
 )
 from anyoptim.names.composing import MEMBER
+
+_Kind = TypeVar("_Kind", bound=Optimizer)
 
 
 class CompositeOptimizer(HoldsOptimizers):
@@ -188,3 +190,14 @@ class CompositeOptimizer(HoldsOptimizers):
         for each in self.optimizers.values():
             if hasattr(each, method):
                 getattr(each, method)(**arguments)
+
+
+def inside(optimizer: Optimizer | None, kind: type[_Kind]) -> Iterator[_Kind]:
+    """Yield what of a kind is inside of an optimizer, in facades and hybrids, or is it."""
+    if isinstance(optimizer, kind):
+        yield optimizer
+    elif isinstance(optimizer, Facade):
+        yield from inside(optimizer.optimizer, kind)
+    elif isinstance(optimizer, CompositeOptimizer):
+        for each in optimizer.optimizers.values():
+            yield from inside(each, kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +11,12 @@ from torch.distributed.tensor import DTensor
 
 from anyoptim.engines.distributed import lay_out_gradient, local
 from anyoptim.engines.layout import as_rows, as_shard
-from anyoptim.engines.on_shards import MODES, Chosen, OnShards, one_element, stand_in, stood_for
+from anyoptim.engines.on_shards import Chosen, TurnsParts, one_element, stand_in, stood_for
 from anyoptim.engines.packed_state import length_of_rows, lies_by_rows
 from anyoptim.engines.stepping import step_inside
 
 
-class LocalShards(OnShards):
+class LocalShards(TurnsParts):
     """Lets an element-wise optimizer, whose operations know no DTensor, step on each process's part.
 
     Nothing is communicated. State of a part's shape is a DTensor that lies as the parameter does, in the state and in
@@ -27,16 +26,9 @@ class LocalShards(OnShards):
         optimizer: updates each element of a parameter from that element's gradient and state and the group's values.
     """
 
-    def __getattr__(self, name: str) -> Any:
-        found = super().__getattr__(name)
-        return partial(self._turn, name) if name in MODES else found
-
-    @torch.no_grad()
-    def _turn(self, mode: str, *args: Any) -> None:
-        """Let the optimizer inside turn its weights from those that it trains to those that it gives away, or back."""
-        every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
-        for index, values in self._run(every, lambda twin: getattr(twin, mode)(*args)).items():
-            self.param_groups[index].update(values)
+    def turn(self, chosen: Chosen, act: Callable[[Any], object]) -> dict[int, Mapping[str, Any]]:
+        """Turn parts of parameters; see :class:`TurnsParts`."""
+        return self._run(chosen, act)
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from anyoptim.engines.stepping import StepsParts, evaluated, step_inside, steppe
 
 Chosen = Sequence[tuple[int, Tensor]]
 """Parameters, each with the index of its group."""
-MODES = ("train", "eval")
+_MODES = ("train", "eval")
 """Methods of optimizers that turn their weights."""
 
 
@@ -73,6 +74,32 @@ class OnShards(Facade, StepsParts):
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters, and return what becomes of the values of their groups, by the group's index."""
+        raise NotImplementedError
+
+
+class TurnsParts(OnShards):
+    """One whose optimizer has two sets of weights: ``train()`` and ``eval()`` run on stand-ins, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return partial(self._turn, name) if name in _MODES else found
+
+    @torch.no_grad()
+    def _turn(self, mode: str, *args: Any) -> None:
+        every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
+        for index, values in self.turn(every, lambda twin: getattr(twin, mode)(*args)).items():
+            self.param_groups[index].update(values)
+
+    def turn(self, chosen: Chosen, act: Callable[[Any], object]) -> dict[int, Mapping[str, Any]]:
+        """Let twins of the optimizer turn parameters, from those that it trains to those that it gives away, or back.
+
+        Args:
+            chosen: the parameters.
+            act: what a twin does.
+
+        Returns:
+            what becomes of the values of their groups, by the group's index.
+        """
         raise NotImplementedError
 
 

@@ -17,9 +17,8 @@ from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from anyoptim.engines import owned_state
-from anyoptim.engines.composite import CompositeOptimizer
+from anyoptim.engines.composite import inside
 from anyoptim.engines.distributed import several_processes
-from anyoptim.engines.facade import Facade
 from anyoptim.engines.layout import group_of, transfer_device
 from anyoptim.engines.loading import between_hooks, packed
 from anyoptim.engines.matrix_engine import MatrixEngine
@@ -189,25 +188,14 @@ def replicas_consolidated(optimizer: Optimizer | None) -> Iterator[None]:
     Args:
         optimizer: any, with facades around it or without.
     """
-    inside = [each for each in owned_inside(optimizer) if each.replicas and several_processes()]
-    for each in inside:
+    owned = [each for each in inside(optimizer, Owned) if each.replicas and several_processes()]
+    for each in owned:
         each.consolidate_state_dict()
     try:
         yield
     finally:
-        for each in inside:
+        for each in owned:
             each.forget_state_dict()
-
-
-def owned_inside(optimizer: Optimizer | None) -> Iterator[Owned]:
-    """Yield what has owners inside of an optimizer, or is it."""
-    if isinstance(optimizer, Owned):
-        yield optimizer
-    elif isinstance(optimizer, Facade):
-        yield from owned_inside(optimizer.optimizer)
-    elif isinstance(optimizer, CompositeOptimizer):
-        for each in optimizer.optimizers.values():
-            yield from owned_inside(each)
 
 
 def _with_gradients(communicator: Any, members: list[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:

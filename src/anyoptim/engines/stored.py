@@ -6,8 +6,7 @@ Source: arXiv 2602.23349, for any optimizer whose step needs one parameter alone
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.compiled_pass import CompiledPass
-from anyoptim.engines.composite import CompositeOptimizer
-from anyoptim.engines.facade import Facade
 from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import MODES, Chosen, OnShards, stand_in, stood_for
+from anyoptim.engines.on_shards import Chosen, TurnsParts, stand_in, stood_for
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
@@ -41,7 +38,7 @@ from anyoptim.engines.wrapper import Wrapper
 _SEED = f"{WEIGHT}:stochastic"
 
 
-class Stored(OnShards):
+class Stored(TurnsParts):
     """Lets an optimizer step in fp32 on weights and state that take fewer bytes between steps, or lie elsewhere.
 
     A step takes parameters in batches: it unpacks weights and state, lets the optimizer step, and packs. Nothing is
@@ -83,17 +80,9 @@ class Stored(OnShards):
         """Whether a step may take some rows of a parameter after others."""
         return self.elementwise and self.storage.steps_wide
 
-    def __getattr__(self, name: str) -> Any:
-        found = super().__getattr__(name)
-        return partial(self._turn, name) if name in MODES else found
-
-    @torch.no_grad()
-    def _turn(self, mode: str, *args: Any) -> None:
-        """Let the optimizer inside turn its weights from those that it trains to those that it gives away, or back."""
-        every = [(index, each) for index, group in enumerate(self.param_groups) for each in group["params"]]
-        after = self._run(every, lambda twin: getattr(twin, mode)(*args), moves_weights_only=True)
-        for index, group in enumerate(self.param_groups):
-            group.update(after.get(index, {}))
+    def turn(self, chosen: Chosen, act: Callable[[Any], object]) -> dict[int, Mapping[str, Any]]:
+        """Turn unpacked parameters; see :class:`TurnsParts`."""
+        return self._run(chosen, act, moves_weights_only=True)
 
     def update(self, chosen: Chosen) -> dict[int, Mapping[str, Any]]:
         """Update parameters; see :class:`OnShards`."""
@@ -279,17 +268,6 @@ class Stored(OnShards):
         if not isinstance(value, Tensor):
             return value
         return self.place.kept(value, None) if self.place.elsewhere else value.to(parameter.device)
-
-
-def stored_inside(optimizer: Optimizer) -> Iterator[Stored]:
-    """Yield what holds packed state inside of an optimizer, or is it."""
-    if isinstance(optimizer, Stored):
-        yield optimizer
-    elif isinstance(optimizer, Facade):
-        yield from stored_inside(optimizer.optimizer)
-    elif isinstance(optimizer, CompositeOptimizer):
-        for each in optimizer.optimizers.values():
-            yield from stored_inside(each)
 
 
 def _has_rows(key: object, value: Any, shape: torch.Size) -> bool:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anyoptim.engines.composite import inside
 from anyoptim.engines.facade import Facade
-from anyoptim.engines.owned import owned_inside
+from anyoptim.engines.owned import Owned
 from anyoptim.engines.ranges import refuse_out_of_range
 
 
@@ -35,7 +36,7 @@ class Wrapper(Facade):
     def __init__(self, optimizer: Optimizer, **settings: object) -> None:
         refuse_out_of_range(type(self), settings)
         super().__init__(optimizer)
-        for each in owned_inside(optimizer):
+        for each in inside(optimizer, Owned):
             each.outside |= self.state_keys
         self._settings = {f"{self.name}_{key}": value for key, value in settings.items()}
         self._complete()

@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.engines.composite import inside
 from anyoptim.engines.packed_state import SCALE, bytes_in_flight, is_remainder, word_of
-from anyoptim.engines.stored import stored_inside
+from anyoptim.engines.stored import Stored
 from anyoptim.engines.stored_batches import step_batches
 from anyoptim.memory.first_step import FEW, Shard, after_one_step, kinds, try_a_step
 from anyoptim.names.composing import MEMBER
@@ -194,7 +195,7 @@ def in_flight(plan: Blueprint, optimizer: Optimizer) -> int:
         optimizer: built of it, for a few of each kind, or for all in groups of its own; it has stepped.
     """
     largest = 0
-    for stored in stored_inside(optimizer):
+    for stored in inside(optimizer, Stored):
         states, given = _states_for_all(plan, optimizer, {group.get(MEMBER) for group in stored.param_groups})
         for batch in step_batches(given, by_rows=stored.by_rows):
             sizes = (
