@@ -147,7 +147,7 @@ def killed_in_a_step(folder: str, fields: dict[str, Any]) -> None:
         if Path(folder, f"checkpoint-{SAVED}", "trainer_state.json").exists() and kept[0] > int(fields["seed"]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Stored._keep = keep_or_die  # type: ignore[method-assign]
+    Stored._keep = keep_or_die  # type: ignore[method-assign]  # in this process alone
     with anyoptim.enable(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         train(tiny_model(dtype=torch.bfloat16), arguments(Path(folder), **fields))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from anyoptim.engines import packing
 from anyoptim.errors import OptimError
-from benchmarks.gpu.accelerator import Action, accelerator
+from benchmarks.gpu import step_times
+from benchmarks.gpu.accelerator import Action
 from benchmarks.gpu.section import Row, Section, Sizes, first_line, section
 from benchmarks.gpu.trial import Model, Trial, largest_difference, model_on
 
@@ -120,16 +121,8 @@ def _half(device: str, shape: tuple[int, int, int]) -> Model:
 # ---------------------------------------------------------------- time and bytes
 
 
-class Bench:
-    """A model in bf16 that all contestants step, since as many models would not fit."""
-
-    def __init__(self, device: str, sizes: Sizes) -> None:
-        self.here, self.sizes = accelerator(device), sizes
-
-    @cached_property
-    def bandwidth(self) -> float:
-        """Bytes a second of the device's memory."""
-        return self.here.bandwidth(self.sizes.copied)
+class Bench(step_times.Bench):
+    """The same in bf16, and with the link to the host."""
 
     @cached_property
     def link(self) -> float:

@@ -216,7 +216,7 @@ def _put_back(held: object, saved: object, expected: object) -> None:
             _put_back(now, before, then)
         elif now.dtype != then.dtype == before.dtype:
             same = _equal(before.to(now), now)
-            held[key] = before.to(now.device, copy=True) if same else now.to(then.dtype)  # type: ignore[index]
+            held[key] = before.to(now.device, copy=True) if same else now.to(then.dtype)  # type: ignore[index]  # of one kind, too
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
