@@ -20,6 +20,7 @@ from anyoptim.engines.offloading import place_of
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import Storage, is_held_as, lies_by_rows, restored
 from anyoptim.engines.stored import Stored
+from anyoptim.engines.transforms import compiled_transforms
 from anyoptim.names.spec import Implementation
 
 
@@ -58,9 +59,18 @@ def stored(
     where = "none" if trial else str(settings.get("offload", "none"))
     place = place_of(where, str(settings.get("offload_dir") or ""))
     bound = float("inf") if trial else BATCH_BYTES
+    if not settings.get("compiled_step") or trial:
+        return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound)
     form = implementations[0].fused_form if len(implementations) == 1 else ""  # not of what a wrapper makes of it
-    compiled = CompiledPass(form, storage) if form and settings.get("compiled_step") else None
-    return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound, compiled=compiled)
+    return Stored(
+        optimizer,
+        storage,
+        place,
+        elementwise=elementwise,
+        bound=bound,
+        compiled=CompiledPass(form, storage) if form else None,
+        transforms=compiled_transforms(),
+    )
 
 
 def held_as_here(optimizer: Optimizer, state_dict: dict[str, Any], name: str) -> dict[str, Any] | None:

@@ -97,6 +97,7 @@ def native(
     across: Across = "",
     owned_with: dict[str, object] | None = None,
     unsteady: dict[str, str] | None = None,
+    fused_form: str = "",
 ) -> Implementation:
     """An engine of our own; ``target`` is ``"file:Class"`` below ``anyoptim.engines``."""
     return Implementation(
@@ -112,6 +113,7 @@ def native(
         by_place=by_place,
         across=across,
         owned_with=owned_with or {},
+        fused_form=fused_form,
         unsteady=unsteady or {},
         **held_between_steps(f"anyoptim.engines.{target}"),
     )

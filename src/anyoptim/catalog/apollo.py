@@ -55,6 +55,7 @@ APOLLO = OptimizerSpec(
             by_place=True,
             # a random projection stays on shards, which takes fewer bytes
             owned_with={"proj": "svd"},
+            fused_form="low_rank",
         ),
         Implementation(
             name="upstream",

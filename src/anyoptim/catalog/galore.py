@@ -71,6 +71,7 @@ ADAMW = OptimizerSpec(
             *WHERE_AND_WHEN,
             target_roles=MATRICES,
             across="owned",
+            fused_form="low_rank",
         ),
         _upstream("GaLoreAdamW", *_ADAMW, flag("no_deprecation_warning", "do not warn that torch has an AdamW too")),
     ),

@@ -68,7 +68,7 @@ _ENGINES = (
         paper="arXiv 2306.09782",
         usual_lr=(1e-3, 0.1),
         implementations=(
-            native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay(), _FUSED, *STORAGE),
+            native("lomo:Lomo", lr(1e-3), _CLIP_VALUE, weight_decay(), _FUSED, *STORAGE, fused_form="lomo"),
             _upstream(
                 "Lomo",
                 lr(1e-3),

@@ -22,8 +22,7 @@ from anyoptim.engines.packed_state import (
     word_of,
 )
 from anyoptim.engines.packing import BLOCK, HALF
-from anyoptim.errors import UnsupportedError
-from anyoptim.text import said
+from anyoptim.engines.transforms import compiled
 
 BLOCKS = 2**13
 """Blocks that a pass takes at once on a CPU: what it cannot keep in registers stays in the cache."""
@@ -92,12 +91,7 @@ class CompiledPass:
         own = form.state(group)
         state = {key: value for key, value in held.items() if is_remainder(key) or key.partition(":")[0] in own}
         for low, grad, packed in _parts(parameter.detach(), gradient, state):
-            try:
-                _compiled(self.name)(self.storage, low, grad, packed, given)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                raise UnsupportedError(
-                    f"compiled_step: torch.compile fails here: {said(error)}. Leave compiled_step out."
-                ) from error
+            _compiled(self.name)(self.storage, low, grad, packed, given)
         if form.counter:
             held[form.counter] += 1
 
@@ -138,4 +132,4 @@ def _compiled(form: str) -> Any:
         for key, value in {**state_packed(state, storage, shape), **behind}.items():
             packed[key].copy_(value)
 
-    return torch.compile(stored_step, dynamic=True, fullgraph=True)
+    return compiled(stored_step)

@@ -1,16 +1,20 @@
 """Updates as pure functions of fp32 tensors, in the operations and the order of the classes that they stand for.
 
-Sources: AdamW, arXiv 1711.05101, algorithm 2; Lion, arXiv 2302.06675, program 1; momentum, as in torch.optim.SGD.
+Sources: AdamW, arXiv 1711.05101, algorithm 2; Lion, arXiv 2302.06675, program 1; momentum, as in torch.optim.SGD;
+our engines' own. Where whole matrices are multiplied between unpacking and packing, as in Muon or on the low-rank
+matrices of APOLLO and GaLore, there is no form: the transforms are compiled, and the products are torch's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from anyoptim.engines.arithmetic import bias_correction
 
 Tensors = Mapping[str, Tensor]
 Update = Callable[[Tensor, Tensor, Tensors, Tensors], tuple[Tensor, dict[str, Tensor]]]
@@ -27,6 +31,7 @@ class FusedForm:
         numbers: of a group and a step's count, from 1: what an update takes besides tensors. The keys say what it does.
         counter: the key of state that counts steps; empty: none.
         off: keys of groups that it needs to be false or not there.
+        only: values that it needs keys of groups to have, or not to be there.
     """
 
     update: Update
@@ -34,11 +39,13 @@ class FusedForm:
     numbers: Callable[[Mapping[str, Any], int], dict[str, float]]
     counter: str = ""
     off: tuple[str, ...] = ()
+    only: Mapping[str, object] = field(default_factory=dict)
 
     def does(self, group: Mapping[str, Any]) -> bool:
         """Whether it does what a group is set to."""
         tensors = any(isinstance(value, Tensor) for value in group.values())
-        return not tensors and not any(group.get(key) for key in self.off)
+        others = any(group.get(key, value) != value for key, value in self.only.items())
+        return not tensors and not others and not any(group.get(key) for key in self.off)
 
 
 # ---------------------------------------------------------------- AdamW
@@ -65,6 +72,30 @@ def _numbers_of_adamw(group: Mapping[str, Any], count: int) -> dict[str, float]:
     }
 
 
+# ---------------------------------------------------------------- AdamW beside low-rank matrices
+
+
+def _plain_adamw(
+    weight: Tensor, gradient: Tensor, state: Tensors, numbers: Tensors
+) -> tuple[Tensor, dict[str, Tensor]]:
+    first = torch.lerp(state["exp_avg"], gradient, numbers["new_of_first"])
+    second = state["exp_avg_sq"] * numbers["old_of_second"] + numbers["new_of_second"] * gradient * gradient
+    weight = weight + numbers["step"] * first / (second.sqrt() + numbers["eps"])
+    return weight + weight * numbers["decay"], {"exp_avg": first, "exp_avg_sq": second}
+
+
+def _numbers_of_plain_adamw(group: Mapping[str, Any], count: int) -> dict[str, float]:
+    (beta1, beta2), lr = group["betas"], group["lr"]
+    return {
+        "new_of_first": 1 - beta1,
+        "old_of_second": beta2,
+        "new_of_second": 1 - beta2,
+        "eps": group["eps"],
+        "step": -lr * (bias_correction(group["betas"], count) if group["correct_bias"] else 1.0),
+        "decay": -lr * group["weight_decay"],
+    }
+
+
 # ---------------------------------------------------------------- Lion
 
 
@@ -84,6 +115,17 @@ def _numbers_of_lion(group: Mapping[str, Any], count: int) -> dict[str, float]:
         "new_of_average": 1 - beta2,
         "step": -lr,
     }
+
+
+# ---------------------------------------------------------------- LOMO
+
+
+def _lomo(weight: Tensor, gradient: Tensor, state: Tensors, numbers: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+    return weight * numbers["kept"] + gradient * numbers["step"], {}
+
+
+def _numbers_of_lomo(group: Mapping[str, Any], count: int) -> dict[str, float]:
+    return {"kept": 1 - group["lr"] * group["weight_decay"], "step": -group["lr"]}
 
 
 # ---------------------------------------------------------------- SGD
@@ -119,12 +161,21 @@ FORMS: Mapping[str, FusedForm] = {
         counter="step",
         off=("amsgrad", "maximize", "capturable", "differentiable"),
     ),
+    "low_rank": FusedForm(
+        _plain_adamw,
+        lambda group: ("exp_avg", "exp_avg_sq"),
+        _numbers_of_plain_adamw,
+        counter="step",
+        off=("rank",),
+        only={"optim_bits": 32},
+    ),
     "lion": FusedForm(
         _lion,
         lambda group: ("exp_avg",),
         _numbers_of_lion,
         off=("caution", "corrected_weight_decay", "maximize", "decouple_lr", "gradient_release"),
     ),
+    "lomo": FusedForm(_lomo, lambda group: (), _numbers_of_lomo, off=("clip_grad_value",)),
     "sgd": FusedForm(
         _sgd,
         lambda group: ("momentum_buffer",) if group["momentum"] else (),

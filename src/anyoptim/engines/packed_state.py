@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.engines import packing
 from anyoptim.engines.distributed import several_processes
+from anyoptim.engines.transforms import EAGER, Transforms
 
 WEIGHT = "weight"
 """What stands before the word of what lies behind a weight."""
@@ -87,21 +88,24 @@ def length_of_rows(key: str, shape: torch.Size) -> int:
     return math.ceil(shape[1:].numel() / (packing.BLOCK if word_of(key) == SCALE else 2))
 
 
-def state_packed(state: Mapping[str, Any], storage: Storage, shape: torch.Size) -> dict[str, Any]:
+def state_packed(
+    state: Mapping[str, Any], storage: Storage, shape: torch.Size, transforms: Transforms = EAGER
+) -> dict[str, Any]:
     """Return the state of a parameter, or of some of its rows, packed.
 
     Args:
         state: as a step leaves it.
         storage: how it is held.
         shape: of the parameter, or of its rows.
+        transforms: what packs.
     """
     packed: dict[str, Any] = {}
     for key, value in state.items():
         way = storage.way_of(key, value, shape)
         if way in _BITS:
-            packed[f"{key}:{way}"], packed[f"{key}:{SCALE}"] = packing.pack(value, _BITS[way])
+            packed[f"{key}:{way}"], packed[f"{key}:{SCALE}"] = transforms.pack(value, _BITS[way])
         elif way == "24bit":
-            packed[f"{key}:bf16"], packed[f"{key}:24bit"] = packing.split(value, torch.bfloat16, 24)
+            packed[f"{key}:bf16"], packed[f"{key}:24bit"] = transforms.split(value, torch.bfloat16, 24)
         elif way == "bf16":
             packed[f"{key}:bf16"] = value.to(torch.bfloat16)
         else:
@@ -114,7 +118,7 @@ def remainders(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if is_remainder(key)}
 
 
-def state_unpacked(packed: Mapping[str, Any], shape: torch.Size) -> dict[str, Any]:
+def state_unpacked(packed: Mapping[str, Any], shape: torch.Size, transforms: Transforms = EAGER) -> dict[str, Any]:
     """Return what :func:`state_packed` was given, without what lies behind the weight."""
     state: dict[str, Any] = {}
     for key, value in packed.items():
@@ -123,9 +127,9 @@ def state_unpacked(packed: Mapping[str, Any], shape: torch.Size) -> dict[str, An
         if is_remainder(key) or word == SCALE:
             continue
         if word in _BITS:
-            state[own] = packing.unpack(value, packed[f"{own}:{SCALE}"], _BITS[word], shape)
+            state[own] = transforms.unpack(value, packed[f"{own}:{SCALE}"], _BITS[word], shape)
         elif word == "24bit":
-            state[own] = packing.join(packed[f"{own}:bf16"], value)
+            state[own] = transforms.join(packed[f"{own}:bf16"], value)
         elif word == "bf16":
             state.setdefault(own, value.to(torch.float32))
         else:
@@ -133,24 +137,27 @@ def state_unpacked(packed: Mapping[str, Any], shape: torch.Size) -> dict[str, An
     return state
 
 
-def wide_weight(low: Tensor, packed: Mapping[str, Any]) -> Tensor:
+def wide_weight(low: Tensor, packed: Mapping[str, Any], transforms: Transforms = EAGER) -> Tensor:
     """Return a weight in fp32, with what lies behind it; a weight of another dtype as it is.
 
     Args:
         low: in bf16 or fp16, or in a dtype that nothing lies behind.
         packed: the state of its parameter.
+        transforms: what unpacks.
     """
     if low.dtype not in packing.HALF:
         return low
     for word in _REMAINDERS:
         if f"{WEIGHT}:{word}" in packed:
-            return packing.join(low, packed[f"{WEIGHT}:{word}"])
+            return transforms.join(low, packed[f"{WEIGHT}:{word}"])
     wide = low.to(torch.float32)
     lost = packed.get(f"{WEIGHT}:kahan")
     return wide if lost is None else wide.add_(lost)
 
 
-def weight_packed(wide: Tensor, dtype: torch.dtype, storage: Storage, seed: int) -> tuple[Tensor, dict[str, Any]]:
+def weight_packed(
+    wide: Tensor, dtype: torch.dtype, storage: Storage, seed: int, transforms: Transforms = EAGER
+) -> tuple[Tensor, dict[str, Any]]:
     """Return a weight in 16 bits and what lies behind it, as it stands in the state.
 
     Args:
@@ -158,10 +165,11 @@ def weight_packed(wide: Tensor, dtype: torch.dtype, storage: Storage, seed: int)
         dtype: bf16 or fp16.
         storage: how it is held.
         seed: of the noise that rounds, where it is stochastic.
+        transforms: what packs.
     """
     way = storage.master_weights
     if way in _REMAINDERS:
-        low, remainder = packing.split(wide, dtype, _REMAINDERS[way])
+        low, remainder = transforms.split(wide, dtype, _REMAINDERS[way])
         return low, {f"{WEIGHT}:{way}": remainder}
     if way == "stochastic":
         generator = torch.Generator(wide.device).manual_seed(seed)

@@ -86,6 +86,9 @@ def round_stochastically(wide: Tensor, dtype: torch.dtype, noise: Tensor) -> Ten
 def _long_bits(wide: Tensor, dtype: torch.dtype) -> Tensor:
     """Return, as int32, the bits of a float of ``dtype`` with 16 bits more in its fraction."""
     if dtype == torch.bfloat16:
+        # the same bits; each is many times slower where the other stands
+        if torch.compiler.is_compiling():
+            return torch.where(wide.ne(wide), math.nan, wide).view(torch.int32)
         return wide.nan_to_num(math.nan, math.inf, -math.inf).view(torch.int32)
     # a product with a power of two gives fp32 the exponents of fp16, in the lower five of its eight bits
     scaled = (wide * 2.0**-_FP16_BIAS).view(torch.int32)
@@ -156,14 +159,16 @@ def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     # in fewer bits a scale times 0.999 would be rounded back to itself, and a second moment would never fall
     scale = torch.maximum(most, -least)
     signed = (least < 0) | (most <= 0)
-    units = blocks * scale.clamp(min=_TINY).reciprocal().unsqueeze(-1)
+    unit = scale.clamp(min=_TINY).unsqueeze(-1)
 
     def with_sign() -> Tensor:
-        return (units * (2 * largest)).div_(units.abs().add_(1))
+        return blocks.div(blocks.abs().add_(unit)).mul_(2 * largest)
 
     def without_sign() -> Tensor:
         # the first step is kept for what is smaller: nothing is zero
-        return units.abs().sqrt_().mul_(every).sub_(1).clamp_(min=0).sub_(every // 2)
+        units = blocks.mul(unit.reciprocal()).clamp_(min=every**-2)
+        # torch's root is MKL's on a CPU, and not always the nearest number; this one is the same when compiled
+        return units.mul_(units.rsqrt()).mul_(every).sub_(every // 2 + 1)
 
     codes = _either(signed, with_sign, without_sign).round_()
     scales = torch.where(signed, -scale, scale)
@@ -193,11 +198,10 @@ def unpack(codes: Tensor, scales: Tensor, bits: int, shape: Sequence[int]) -> Te
     scale = scales.unsqueeze(-1)
 
     def with_sign() -> Tensor:
-        part = blocks * (1 / largest)
-        return part.div_(2 - part.abs())
+        return blocks.div(blocks.abs().neg_().add_(2 * largest))
 
     def without_sign() -> Tensor:
-        return (blocks + (every // 2 + 1)).mul_(1 / every).square_()
+        return blocks.add(every // 2 + 1).mul_(1 / every).square_()
 
     units = _either(scales < 0, with_sign, without_sign, doubtful=scales == 0)
     return units.mul_(scale.abs()).view(rows, -1)[:, :columns].reshape(shape)

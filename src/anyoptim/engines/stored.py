@@ -33,6 +33,7 @@ from anyoptim.engines.packed_state import (
 from anyoptim.engines.packing import HALF
 from anyoptim.engines.stepping import original_of, step_inside
 from anyoptim.engines.stored_batches import Piece, step_batches
+from anyoptim.engines.transforms import EAGER, Transforms
 from anyoptim.engines.wrapper import Wrapper
 
 _SEED = f"{WEIGHT}:stochastic"
@@ -53,6 +54,7 @@ class Stored(TurnsParts):
             of a parameter after others.
         bound: bytes of weights, gradients and state that are unpacked at once; a parameter that needs more is alone.
         compiled: steps by itself on parameters that it takes.
+        transforms: what packs and unpacks.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Stored(TurnsParts):
         elementwise: bool = False,
         bound: float = BATCH_BYTES,
         compiled: CompiledPass | None = None,
+        transforms: Transforms = EAGER,
     ) -> None:
         super().__init__(optimizer)
         self.storage = storage
@@ -71,6 +74,7 @@ class Stored(TurnsParts):
         self.elementwise = elementwise
         self.bound = bound
         self.compiled = compiled
+        self.transforms = transforms
         for parameter, held in optimizer.state.items():  # some constructors make state
             if storage.steps_wide and isinstance(parameter, Tensor) and parameter.dtype in HALF:
                 optimizer.state[parameter] = widened(held, parameter)
@@ -133,7 +137,10 @@ class Stored(TurnsParts):
         every = list(step_batches(given, by_rows=self.by_rows, bound=self.bound))
         for batch, held in self.place.one_ahead(every, fetched):
             stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
-            states = [state_unpacked(each, tensor.shape) for each, tensor in zip(held, stand_ins, strict=True)]
+            states = [
+                state_unpacked(each, tensor.shape, self.transforms)
+                for each, tensor in zip(held, stand_ins, strict=True)
+            ]
             after = steps.step(
                 (
                     (piece.index, tensor, state)
@@ -172,7 +179,7 @@ class Stored(TurnsParts):
         if not (self.storage.steps_wide and low.dtype in HALF):
             return stand_in(low, gradient, piece.parameter)
         wide = None if gradient is None else gradient.to(torch.float32)
-        return stand_in(wide_weight(low, held), wide, piece.parameter)
+        return stand_in(wide_weight(low, held, self.transforms), wide, piece.parameter)
 
     def _keep(
         self,
@@ -195,13 +202,13 @@ class Stored(TurnsParts):
         if not whole and not self.optimizer.state.get(piece.parameter):
             return  # without state there is one set of weights only
         low = piece.of(piece.parameter.detach())
-        after = state_packed(state, self.storage, tensor.shape)
+        after = state_packed(state, self.storage, tensor.shape, self.transforms)
         if self.storage.steps_wide and low.dtype in HALF:
             seed = 0
             if self.storage.master_weights == "stochastic":
                 seed = self._seed(piece.parameter)
                 after |= {_SEED: seed} if whole else {}
-            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(seed, piece))
+            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(seed, piece), self.transforms)
             low.copy_(made)
             after.update(behind)
         if not after:

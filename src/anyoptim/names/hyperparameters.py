@@ -140,7 +140,7 @@ COMPILED_STEP = Hyperparameter(
     "compiled_step",
     bool,
     False,
-    "unpack, step and pack in one compiled pass, where the optimizer has one",
+    "compile unpacking and packing, and the step with them where there is a form for it",
     scope="facade",
 )
 STORAGE = (MASTER_WEIGHTS, STATE_DTYPE, OFFLOAD, OFFLOAD_DIR, SAVE_FP32, COMPILED_STEP)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from anyoptim.arguments.fields import Fields
 from anyoptim.arguments.settings import Settings
 from anyoptim.building.across import is_sharded
-from anyoptim.building.storing import is_stored
 from anyoptim.engines.distributed import several_processes
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.conditions import updates_before_step, without_rate
@@ -71,7 +70,7 @@ def advise(spec: OptimizerSpec, settings: Settings, fields: Fields, routing: Rou
     if not settings.implementation.resumable and fields.get("save_strategy", "no") != "no":
         yield f"checkpoints cannot be resumed: {settings.implementation.package} does not restore its state"
     yield from advise_on_precision(spec, settings, routing)
-    yield from _compiled_step(spec, settings)
+    yield from _compiled_step(settings)
     yield from _rank(settings, routing)
     yield from _scale(settings, routing)
     if settings.get("orthogonalize") == "polar_express" and settings.source("ns_coefficients") != "default":
@@ -136,11 +135,9 @@ def _hybrid(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
                 yield f"the gradients of {name} wait for step() in spite of fused_backward: {reason}"
 
 
-def _compiled_step(spec: OptimizerSpec, settings: Settings) -> Iterator[str]:
-    inside = [settings.implementation, *([spec.fallback.default] if spec.fallback else [])]
-    if settings.get("compiled_step") and (spec.wrappers or not any(each.fused_form for each in inside)):
-        yield f"compiled_step has no effect: {spec.name} has no step of that kind"
-    if settings.get("compiled_step") and not is_stored(settings):
+def _compiled_step(settings: Settings) -> Iterator[str]:
+    packed = {settings.get("master_weights", "own"), settings.get("state_dtype", "own")} != {"own"}
+    if settings.get("compiled_step") and not packed:
         yield "compiled_step has no effect without master_weights or state_dtype: nothing is packed"
 
 
