@@ -44,14 +44,12 @@ class Candidate:
         text: its optim_args.
         plain: further ones of the plain steps.
         elementwise: its plain step in bf16 needs no products of matrices, which take minutes on some CPUs.
-        compiled: it has a compiled step.
     """
 
     name: str
     text: str = ""
     plain: str = ""
     elementwise: bool = True
-    compiled: bool = False
 
     @property
     def ways(self) -> dict[str, tuple[torch.dtype, str]]:
@@ -59,15 +57,14 @@ class Candidate:
         found = {"fp32": (torch.float32, self.plain), "packed": (torch.bfloat16, PACKED)}
         if self.elementwise:
             found["bf16"] = (torch.bfloat16, self.plain)
-        if self.compiled:
-            found["compiled"] = (torch.bfloat16, f"{PACKED},compiled_step=true")
+        found["compiled"] = (torch.bfloat16, f"{PACKED},compiled_step=true")
         return found
 
 
 CANDIDATES = (
-    Candidate(BASELINE, plain="foreach=true", compiled=True),
-    Candidate("lion", compiled=True),
-    Candidate("sgd", "momentum=0.9", compiled=True),
+    Candidate(BASELINE, plain="foreach=true"),
+    Candidate("lion"),
+    Candidate("sgd", "momentum=0.9"),
     Candidate("adopt"),
     Candidate("pytorch_optimizer/adan"),
     Candidate("apollo_adamw", "rank=128", elementwise=False),

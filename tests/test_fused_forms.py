@@ -285,7 +285,8 @@ def test_every_way_to_hold_state(name: str, text: str, dtype: torch.dtype) -> No
     compiled = trained(name, f"{text},compiled_step=true", dtype=dtype)
     stored: Any = compiled[1]
     assert isinstance(stored, Stored)
-    assert stored.compiled is not None
+    assert stored.compiled
+    assert stored.form
     assert_alike(trained(name, text, dtype=dtype), compiled)
 
 

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from anyoptim.arguments.settings import Settings
 from anyoptim.building.blueprint import Blueprint
-from anyoptim.engines.compiled_pass import CompiledPass
 from anyoptim.engines.composite import inside
 from anyoptim.engines.distributed import local
 from anyoptim.engines.layout import as_rows, as_shard
@@ -20,7 +19,6 @@ from anyoptim.engines.offloading import place_of
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import Storage, is_held_as, lies_by_rows, restored
 from anyoptim.engines.stored import Stored
-from anyoptim.engines.transforms import compiled_transforms
 from anyoptim.names.spec import Implementation
 
 
@@ -59,18 +57,9 @@ def stored(
     where = "none" if trial else str(settings.get("offload", "none"))
     place = place_of(where, str(settings.get("offload_dir") or ""))
     bound = float("inf") if trial else BATCH_BYTES
-    if not settings.get("compiled_step") or trial:
-        return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound)
     form = implementations[0].fused_form if len(implementations) == 1 else ""  # not of what a wrapper makes of it
-    return Stored(
-        optimizer,
-        storage,
-        place,
-        elementwise=elementwise,
-        bound=bound,
-        compiled=CompiledPass(form, storage) if form else None,
-        transforms=compiled_transforms(),
-    )
+    compiled = bool(settings.get("compiled_step")) and not trial
+    return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound, form=form, compiled=compiled)
 
 
 def held_as_here(optimizer: Optimizer, state_dict: dict[str, Any], name: str) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anyoptim.engines.compiled_pass import CompiledPass
+from anyoptim.engines.fused_forms import FORMS
 from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
 from anyoptim.engines.on_shards import Chosen, TurnsParts, stand_in, stood_for
@@ -33,7 +34,7 @@ from anyoptim.engines.packed_state import (
 from anyoptim.engines.packing import HALF
 from anyoptim.engines.stepping import original_of, step_inside
 from anyoptim.engines.stored_batches import Piece, step_batches
-from anyoptim.engines.transforms import EAGER, Transforms
+from anyoptim.engines.transforms import EAGER, Transforms, compiled_transforms
 from anyoptim.engines.wrapper import Wrapper
 
 _SEED = f"{WEIGHT}:stochastic"
@@ -53,8 +54,9 @@ class Stored(TurnsParts):
         elementwise: it updates each element from that element's gradient and state, so that it can step on some rows
             of a parameter after others.
         bound: bytes of weights, gradients and state that are unpacked at once; a parameter that needs more is alone.
-        compiled: steps by itself on parameters that it takes.
-        transforms: what packs and unpacks.
+        form: of :data:`anyoptim.engines.fused_forms.FORMS`, what its step is in the groups for which that does it; such
+            groups are element-wise, too. Empty: there is none.
+        compiled: pack and unpack in compiled passes, and step with them where there is a form.
     """
 
     def __init__(
@@ -65,24 +67,29 @@ class Stored(TurnsParts):
         *,
         elementwise: bool = False,
         bound: float = BATCH_BYTES,
-        compiled: CompiledPass | None = None,
-        transforms: Transforms = EAGER,
+        form: str = "",
+        compiled: bool = False,
     ) -> None:
         super().__init__(optimizer)
         self.storage = storage
         self.place = place or Beside()
         self.elementwise = elementwise
         self.bound = bound
+        self.form = form
         self.compiled = compiled
-        self.transforms = transforms
         for parameter, held in optimizer.state.items():  # some constructors make state
             if storage.steps_wide and isinstance(parameter, Tensor) and parameter.dtype in HALF:
                 optimizer.state[parameter] = widened(held, parameter)
 
+    def by_rows(self, group: Mapping[str, Any]) -> bool:
+        """Whether a step may take some rows of a group's parameter after others."""
+        alone = self.elementwise or (bool(self.form) and FORMS[self.form].does(group))
+        return alone and self.storage.steps_wide
+
     @property
-    def by_rows(self) -> bool:
-        """Whether a step may take some rows of a parameter after others."""
-        return self.elementwise and self.storage.steps_wide
+    def transforms(self) -> Transforms:
+        """What packs and unpacks."""
+        return compiled_transforms() if self.compiled else EAGER
 
     def turn(self, chosen: Chosen, act: Callable[[Any], object]) -> dict[int, Mapping[str, Any]]:
         """Turn unpacked parameters; see :class:`TurnsParts`."""
@@ -101,9 +108,11 @@ class Stored(TurnsParts):
 
     def _at_once(self, given: Chosen) -> Chosen:
         """Step on what a compiled pass takes, and return it."""
-        compiled, state, groups = self.compiled, self.optimizer.state, self.param_groups
-        if compiled is None or self.optimizer._optimizer_step_pre_hooks or self.optimizer._optimizer_step_post_hooks:
+        state, groups = self.optimizer.state, self.param_groups
+        hooks = (self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks)
+        if not (self.compiled and self.form) or any(hooks):
             return []
+        compiled = CompiledPass(self.form, self.storage)
         taken = [(index, each) for index, each in given if compiled.takes(groups[index], each, state.get(each, {}))]
 
         def fetched(one: tuple[int, Tensor]) -> dict[str, Any]:
@@ -134,7 +143,8 @@ class Stored(TurnsParts):
         def fetched(batch: Sequence[Piece]) -> list[dict[str, Any]]:
             return [self._held(piece) for piece in batch]
 
-        every = list(step_batches(given, by_rows=self.by_rows, bound=self.bound))
+        by_rows = {index for index, group in enumerate(self.param_groups) if self.by_rows(group)}
+        every = list(step_batches(given, by_rows=by_rows, bound=self.bound))
         for batch, held in self.place.one_ahead(every, fetched):
             stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
             states = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -42,27 +42,29 @@ class Piece:
 
 
 def step_batches(
-    given: Sequence[tuple[int, Tensor]], *, by_rows: bool, bound: float = BATCH_BYTES
+    given: Sequence[tuple[int, Tensor]], *, by_rows: Collection[int], bound: float = BATCH_BYTES
 ) -> Iterator[list[Piece]]:
     """Yield what is stepped on at once: pieces of one shape together, as many as the bound allows.
 
     Args:
         given: parameters, each with the index of its group.
-        by_rows: whether a step may take some rows of a parameter after others.
+        by_rows: the groups in which a step may take some rows of a parameter after others.
         bound: bytes; a piece that needs more is alone.
     """
-    most = _elements(given, by_rows, bound)
-    pieces = [piece for index, parameter in given for piece in _pieces(index, parameter, most if by_rows else math.inf)]
-    order = [(each.shape, str(each.parameter.dtype)) for each in pieces]
-    sizes = [math.prod(each.shape) for each in pieces]
-    for numbers in batches([0] * len(pieces), sizes, order, most):
-        yield [pieces[number] for number in numbers]
+    for cut in (True, False):
+        chosen = [each for each in given if (each[0] in by_rows) is cut]
+        most = _elements(chosen, cut, bound)
+        pieces = [piece for index, parameter in chosen for piece in _pieces(index, parameter, most if cut else math.inf)]
+        order = [(each.shape, str(each.parameter.dtype)) for each in pieces]
+        sizes = [math.prod(each.shape) for each in pieces]
+        for numbers in batches([0] * len(pieces), sizes, order, most):
+            yield [pieces[number] for number in numbers]
 
 
-def _elements(given: Sequence[tuple[int, Tensor]], by_rows: bool, bound: float) -> float:
+def _elements(given: Sequence[tuple[int, Tensor]], cut: bool, bound: float) -> float:
     most = bound / BYTES_OF_AN_ELEMENT
     on_cpu = bool(given) and given[0][1].device.type == "cpu"
-    return min(most, CACHED) if by_rows and on_cpu and bound < math.inf else most
+    return min(most, CACHED) if cut and on_cpu and bound < math.inf else most
 
 
 def _pieces(index: int, parameter: Tensor, most: float) -> Iterator[Piece]:

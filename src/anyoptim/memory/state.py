@@ -197,7 +197,8 @@ def in_flight(plan: Blueprint, optimizer: Optimizer) -> int:
     largest = 0
     for stored in inside(optimizer, Stored):
         states, given = _states_for_all(plan, optimizer, {group.get(MEMBER) for group in stored.param_groups})
-        for batch in step_batches(given, by_rows=stored.by_rows):
+        by_rows = {index for index, group in enumerate(optimizer.param_groups) if stored.by_rows(group)}
+        for batch in step_batches(given, by_rows=by_rows):
             sizes = (
                 bytes_in_flight(states[each.parameter], each.parameter, stored.storage, math.prod(each.shape))
                 for each in batch
