@@ -243,12 +243,14 @@ def test_compiled_packing_has_the_same_bits(bits: int) -> None:
     values = hard_values()
     compare_packed(values, bits)
     # roots that are not the nearest number would be another code for one value in 100,000
-    compare_packed(torch.rand(2**13, BLOCK, generator=torch.Generator().manual_seed(0)), bits)
+    many = torch.rand(2**13, BLOCK, generator=torch.Generator().manual_seed(0))
+    for signed in (None, True, False):
+        compare_packed(many, bits, signed)
 
 
-def compare_packed(values: Tensor, bits: int) -> None:
-    codes, scales = packing.pack(values, bits)
-    compiled_codes, compiled_scales = torch.compile(packing.pack, dynamic=True)(values, bits)
+def compare_packed(values: Tensor, bits: int, signed: bool | None = None) -> None:
+    codes, scales = packing.pack(values, bits, signed)
+    compiled_codes, compiled_scales = torch.compile(packing.pack, dynamic=True)(values, bits, signed)
     assert same_bits(codes, compiled_codes)
     assert same_bits(scales, compiled_scales)
     wide = packing.unpack(codes, scales, bits, values.shape)

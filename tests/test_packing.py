@@ -198,7 +198,7 @@ def test_noise_comes_from_the_seed_of_the_run() -> None:
 # ---------------------------------------------------------------- state
 
 
-def bound(values: Tensor, count: int) -> Tensor:
+def bound(values: Tensor, count: int, known: bool | None = None) -> Tensor:
     """How far what is unpacked may be from each value: by half a code.
 
     A code with a sign is of y = 2x / (1 + x), whose slope is 2 / (1 + x)**2; one without is of the root.
@@ -207,7 +207,7 @@ def bound(values: Tensor, count: int) -> Tensor:
     rows = values.double().reshape(values.shape[0], -1)
     blocks = torch.nn.functional.pad(rows, (0, -rows.shape[1] % BLOCK)).view(rows.shape[0], -1, BLOCK)
     most = blocks.abs().amax(-1, keepdim=True)
-    signed = (blocks < 0).any(-1, keepdim=True)
+    signed = (blocks < 0).any(-1, keepdim=True) if known is None else torch.tensor(known)
     part = (blocks.abs() / most.clamp(min=1e-300)).clamp(max=1.0)
     # between codes y - 1/2n and y + 1/2n lies x; its inverse y / (2 - y) bends upwards
     code = 2 * part / (1 + part)
@@ -236,13 +236,14 @@ def test_state_is_within_half_a_code(
     values = (values.square() if squared else values) * 2.0**exponent
     if data.draw(st.booleans()):
         values[0] = 0
-    codes, scales = pack(values, count)
+    signed = not squared if data.draw(st.booleans()) else None
+    codes, scales = pack(values, count, signed)
     columns = math.prod(shape[1:])
     assert codes.shape == (shape if count == 8 else (shape[0], math.ceil(columns / 2)))
     assert scales.shape == (shape[0], math.ceil(columns / BLOCK)) and scales.dtype == torch.float32
     found = unpack(codes, scales, count, shape)
     assert found.shape == values.shape and found.dtype == torch.float32
-    assert ((found.double() - values.double()).abs() <= bound(values, count)).all()
+    assert ((found.double() - values.double()).abs() <= bound(values, count, signed)).all()
     assert (found[0] == 0).all() or (values[0] != 0).any()
 
 
@@ -257,6 +258,15 @@ def test_a_second_moment_is_never_nothing(shape: tuple[int, ...], count: int, ex
     alive = torch.nn.functional.pad(rows, (0, missing)).view(shape[0], -1, BLOCK).amax(-1, keepdim=True) > 0
     alive = alive.expand(-1, -1, BLOCK).reshape(shape[0], -1)[:, : rows.shape[1]].reshape(shape)
     assert torch.equal(found > 0, alive)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("count", [8, 4])
+def test_a_sign_that_is_known_is_the_one_that_is_seen(count: int, signed: bool) -> None:
+    values = torch.randn(6, 96, generator=torch.Generator().manual_seed(0))
+    values = values if signed else values.square()
+    for told, seen in zip(pack(values, count, signed), pack(values, count), strict=True):
+        assert torch.equal(told, seen)
 
 
 @pytest.mark.parametrize("count", [8, 4])

@@ -14,6 +14,7 @@ from anyoptim.arguments.settings import Settings
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.engines.composite import inside
 from anyoptim.engines.distributed import local
+from anyoptim.engines.fused_forms import FORMS
 from anyoptim.engines.layout import as_rows, as_shard
 from anyoptim.engines.offloading import place_of
 from anyoptim.engines.ownership import BATCH_BYTES
@@ -48,16 +49,17 @@ def stored(
     if not is_stored(blueprint.settings):
         return optimizer
     settings = blueprint.settings
+    form = implementations[0].fused_form if len(implementations) == 1 else ""  # not of what a wrapper makes of it
     storage = Storage(
         str(settings.get("master_weights", "own")),
         str(settings.get("state_dtype", "own")),
         frozenset[str]().union(*(each.weights_in_state for each in implementations)),
         frozenset[str]().union(*(each.exact_state for each in implementations)),
+        FORMS[form].signs if form else (),
     )
     where = "none" if trial else str(settings.get("offload", "none"))
     place = place_of(where, str(settings.get("offload_dir") or ""))
     bound = float("inf") if trial else BATCH_BYTES
-    form = implementations[0].fused_form if len(implementations) == 1 else ""  # not of what a wrapper makes of it
     compiled = bool(settings.get("compiled_step")) and not trial
     return Stored(optimizer, storage, place, elementwise=elementwise, bound=bound, form=form, compiled=compiled)
 

@@ -32,6 +32,7 @@ class FusedForm:
         counter: the key of state that counts steps; empty: none.
         off: keys of groups that it needs to be false or not there.
         only: values that it needs keys of groups to have, or not to be there.
+        signs: keys of state, each with whether it has negative values.
     """
 
     update: Update
@@ -40,6 +41,7 @@ class FusedForm:
     counter: str = ""
     off: tuple[str, ...] = ()
     only: Mapping[str, object] = field(default_factory=dict)
+    signs: tuple[tuple[str, bool], ...] = ()
 
     def does(self, group: Mapping[str, Any]) -> bool:
         """Whether it does what a group is set to."""
@@ -55,7 +57,7 @@ def _adamw(weight: Tensor, gradient: Tensor, state: Tensors, numbers: Tensors) -
     weight = weight * numbers["kept"]
     first = torch.lerp(state["exp_avg"], gradient, numbers["new_of_first"])
     second = state["exp_avg_sq"] * numbers["old_of_second"] + numbers["new_of_second"] * gradient * gradient
-    denominator = second.sqrt() / numbers["correction"] + numbers["eps"]
+    denominator = second.sqrt() * numbers["corrected"] + numbers["eps"]
     return weight + numbers["step"] * first / denominator, {"exp_avg": first, "exp_avg_sq": second}
 
 
@@ -66,7 +68,7 @@ def _numbers_of_adamw(group: Mapping[str, Any], count: int) -> dict[str, float]:
         "new_of_first": 1 - beta1,
         "old_of_second": beta2,
         "new_of_second": 1 - beta2,
-        "correction": (1 - beta2**count) ** 0.5,
+        "corrected": (1 - beta2**count) ** -0.5,
         "eps": group["eps"],
         "step": -lr / (1 - beta1**count),
     }
@@ -153,6 +155,8 @@ def _numbers_of_sgd(group: Mapping[str, Any], count: int) -> dict[str, float]:
     return numbers
 
 
+_OF_MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
+
 FORMS: Mapping[str, FusedForm] = {
     "adamw": FusedForm(
         _adamw,
@@ -160,6 +164,7 @@ FORMS: Mapping[str, FusedForm] = {
         _numbers_of_adamw,
         counter="step",
         off=("amsgrad", "maximize", "capturable", "differentiable"),
+        signs=_OF_MOMENTS,
     ),
     "low_rank": FusedForm(
         _plain_adamw,
@@ -168,11 +173,13 @@ FORMS: Mapping[str, FusedForm] = {
         counter="step",
         off=("rank",),
         only={"optim_bits": 32},
+        signs=_OF_MOMENTS,
     ),
     "lion": FusedForm(
         _lion,
         lambda group: ("exp_avg",),
         _numbers_of_lion,
+        signs=(("exp_avg", True),),
         off=("caution", "corrected_weight_decay", "maximize", "decouple_lr", "gradient_release"),
     ),
     "lomo": FusedForm(_lomo, lambda group: (), _numbers_of_lomo, off=("clip_grad_value",)),
@@ -181,6 +188,7 @@ FORMS: Mapping[str, FusedForm] = {
         lambda group: ("momentum_buffer",) if group["momentum"] else (),
         _numbers_of_sgd,
         off=("maximize", "differentiable"),
+        signs=(("momentum_buffer", True),),
     ),
 }
 """By the name that ``Implementation.fused_form`` has for it."""

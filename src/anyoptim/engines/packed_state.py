@@ -40,12 +40,14 @@ class Storage:
         state_dtype: of state of a parameter's shape: ``own``, ``fp32``, ``bf16``, ``int8`` or ``int4``.
         weights: keys of state that holds weights: at 24 bits where other state has fewer.
         exact: keys of state that stays as it is, such as rotations, which have a parameter's shape by chance.
+        signs: keys of state whose sign is known, and whether it has negative values; of others each block is looked at.
     """
 
     master_weights: str = "own"
     state_dtype: str = "own"
     weights: frozenset[str] = frozenset()
     exact: frozenset[str] = frozenset()
+    signs: tuple[tuple[str, bool], ...] = ()
 
     @property
     def steps_wide(self) -> bool:
@@ -103,7 +105,9 @@ def state_packed(
     for key, value in state.items():
         way = storage.way_of(key, value, shape)
         if way in _BITS:
-            packed[f"{key}:{way}"], packed[f"{key}:{SCALE}"] = transforms.pack(value, _BITS[way])
+            packed[f"{key}:{way}"], packed[f"{key}:{SCALE}"] = transforms.pack(
+                value, _BITS[way], dict(storage.signs).get(key)
+            )
         elif way == "24bit":
             packed[f"{key}:bf16"], packed[f"{key}:24bit"] = transforms.split(value, torch.bfloat16, 24)
         elif way == "bf16":

@@ -138,27 +138,31 @@ class _Levels(NamedTuple):
 _LEVELS = {8: _Levels(127, 256), 4: _Levels(7, 16)}
 
 
-def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def pack(values: Tensor, bits: int, signed: bool | None = None) -> tuple[Tensor, Tensor]:
     """Return codes of values, and the scale of each block of a row.
 
     A block that holds a negative value keeps 2x / (1 + |x|) of each, one that does not keeps the square root, in units
     of the largest. So small values have finer steps than large ones, and a second moment is never taken for zero.
+    Which of both it is stands in the scale's sign.
 
     Args:
         values: fp32, of two or more dimensions; those after the first make up a row.
         bits: 8 or 4.
+        signed: all blocks may hold negative values, or none does; ``None``: look at each.
 
     Returns:
         codes (int8 in the shape of ``values``; with 4 bits uint8, two of a row in each, (rows, half of a row)) and
-        scales (fp32, (rows, blocks of a row), negative where a block holds a negative value).
+        scales (fp32, (rows, blocks of a row), negative where a block may hold a negative value).
     """
     largest, every = _LEVELS[bits]
     rows, columns = values.shape[0], values.shape[1:].numel()
     blocks = _blocks(values.reshape(rows, columns))
-    least, most = blocks.amin(dim=-1), blocks.amax(dim=-1)
     # in fewer bits a scale times 0.999 would be rounded back to itself, and a second moment would never fall
-    scale = torch.maximum(most, -least)
-    signed = (least < 0) | (most <= 0)
+    if signed is None:
+        least, most = blocks.amin(dim=-1), blocks.amax(dim=-1)
+        scale, negative = torch.maximum(most, -least), (least < 0) | (most <= 0)
+    else:
+        scale = (blocks.abs() if signed else blocks).amax(dim=-1)
     unit = scale.clamp(min=_TINY).unsqueeze(-1)
 
     def with_sign() -> Tensor:
@@ -170,8 +174,11 @@ def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         # torch's root is MKL's on a CPU, and not always the nearest number; this one is the same when compiled
         return units.mul_(units.rsqrt()).mul_(every).sub_(every // 2 + 1)
 
-    codes = _either(signed, with_sign, without_sign).round_()
-    scales = torch.where(signed, -scale, scale)
+    if signed is None:
+        codes, scales = _either(negative, with_sign, without_sign), torch.where(negative, -scale, scale)
+    else:
+        codes, scales = (with_sign(), -scale) if signed else (without_sign(), scale)
+    codes = codes.round_()
     codes = codes.view(rows, -1)[:, :columns]
     if bits == 8:
         return codes.to(torch.int8).reshape(values.shape), scales

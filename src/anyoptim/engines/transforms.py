@@ -20,7 +20,7 @@ from anyoptim.text import said
 class Transforms:
     """What packs and unpacks; see the functions of the same names."""
 
-    pack: Callable[[Tensor, int], tuple[Tensor, Tensor]] = packing.pack
+    pack: Callable[[Tensor, int, bool | None], tuple[Tensor, Tensor]] = packing.pack
     unpack: Callable[[Tensor, Tensor, int, Sequence[int]], Tensor] = packing.unpack
     split: Callable[[Tensor, torch.dtype, int], tuple[Tensor, Tensor]] = packing.split
     join: Callable[[Tensor, Tensor], Tensor] = packing.join
@@ -54,10 +54,10 @@ def compiled_transforms() -> Transforms:
     on_blocks, of_blocks = compiled(packing.pack), compiled(_unpack_blocks)
     on_flat, of_flat = compiled(packing.split), compiled(packing.join)
 
-    def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    def pack(values: Tensor, bits: int, signed: bool | None) -> tuple[Tensor, Tensor]:
         if not _has_whole_blocks(values.shape):
-            return packing.pack(values, bits)
-        codes, scales = on_blocks(values.reshape(-1, BLOCK), bits)
+            return packing.pack(values, bits, signed)
+        codes, scales = on_blocks(values.reshape(-1, BLOCK), bits, signed)
         rows = values.shape[0]
         return codes.view(values.shape if bits == 8 else (rows, -1)), scales.view(rows, -1)
 
