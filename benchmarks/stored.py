@@ -130,14 +130,17 @@ def peak(optimizer: torch.optim.Optimizer, device: str) -> int:
         optimizer.step()
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        optimizer.step()  # what was allocated before the recording is unknown to it when it is given back
+        between = time.time_ns()
         optimizer.step()
     # every request to the allocator, compiled code's too, which no dispatch mode sees
     results: Any = recorded.profiler
     events = [each for each in results.kineto_results.events() if each.name() == "[memory]"]
     held = most = 0
     for each in sorted(events, key=lambda event: event.start_ns()):
-        held += each.nbytes()
-        most = max(most, held)
+        if each.start_ns() > between:
+            held += each.nbytes()
+            most = max(most, held)
     return most
 
 

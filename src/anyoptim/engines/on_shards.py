@@ -145,7 +145,10 @@ class StandIns:
         twin = stepped_twin(self.optimizer, [(groups[index], tensors) for index, tensors in parts.items()], state, act)
         self.after.update(zip(parts, values_of(twin), strict=True))
         self._twin = twin
-        return {tensor: state[tensor] for tensors in parts.values() for tensor in tensors if tensor in state}
+        # what the twin holds would lie there until the next part has stepped
+        for group in twin.param_groups:
+            group["params"] = []
+        return {tensor: state.pop(tensor) for tensors in parts.values() for tensor in tensors if tensor in state}
 
     def advance(self, index: int, parameter: Tensor, *, with_gradient: bool) -> None:
         """Let a group's values advance where this process steps none of its parameters: by a step on zeros.

@@ -17,7 +17,7 @@ from anyoptim.engines.compiled_pass import CompiledPass
 from anyoptim.engines.fused_forms import FORMS
 from anyoptim.engines.layout import first_row
 from anyoptim.engines.offloading import Beside
-from anyoptim.engines.on_shards import Chosen, TurnsParts, stand_in, stood_for
+from anyoptim.engines.on_shards import Chosen, StandIns, TurnsParts, stand_in, stood_for
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
@@ -146,28 +146,37 @@ class Stored(TurnsParts):
         by_rows = {index for index, group in enumerate(self.param_groups) if self.by_rows(group)}
         every = list(step_batches(given, by_rows=by_rows, bound=self.bound))
         for batch, held in self.place.one_ahead(every, fetched):
-            stand_ins = {self._stand_in(piece, each): piece for piece, each in zip(batch, held, strict=True)}
-            states = [
-                state_unpacked(each, tensor.shape, self.transforms)
-                for each, tensor in zip(held, stand_ins, strict=True)
-            ]
-            after = steps.step(
-                (
-                    (piece.index, tensor, state)
-                    for (tensor, piece), state in zip(stand_ins.items(), states, strict=True)
-                ),
-                act,
-            )
-            for tensor, piece in stand_ins.items():
-                # what is packed once more may come out otherwise, so state that has not changed stays as it is
-                state = {} if moves_weights_only else after.get(tensor, {})
-                self._keep(piece, tensor, state, plain, whole=not moves_weights_only)
+            self._run_batch(batch, held, steps, act, plain, moves_weights_only=moves_weights_only)
         for parameter, values in plain.items():
             self.optimizer.state[parameter].update(values)
         for index, parameter in advancing:
             steps.advance(index, parameter, with_gradient=False)
         steps.finish()
         return steps.after
+
+    def _run_batch(
+        self,
+        batch: Sequence[Piece],
+        held: Sequence[dict[str, Any]],
+        steps: StandIns,
+        act: Callable[[Any], object],
+        plain: dict[Tensor, dict[str, Any]],
+        *,
+        moves_weights_only: bool,
+    ) -> None:
+        """Unpack a batch, let the optimizer act on it, and pack; on return nothing is left unpacked."""
+        stand_ins = [self._stand_in(piece, each) for piece, each in zip(batch, held, strict=True)]
+        states = (
+            state_unpacked(each, tensor.shape, self.transforms) for each, tensor in zip(held, stand_ins, strict=True)
+        )
+        after = steps.step(
+            zip((piece.index for piece in batch), stand_ins, states, strict=True),
+            act,
+        )
+        for piece, tensor in zip(batch, stand_ins, strict=True):
+            # what is packed once more may come out otherwise, so state that has not changed stays as it is
+            state = {} if moves_weights_only else after.pop(tensor, {})
+            self._keep(piece, tensor, state, plain, whole=not moves_weights_only)
 
     # ------------------------------------------------------------ one piece
 
@@ -177,8 +186,7 @@ class Stored(TurnsParts):
         if piece.rows is not None:
             shape = piece.parameter.shape
             held = {
-                key: piece.of(value) if _has_rows(key, value, shape) else copy.deepcopy(value)
-                for key, value in held.items()
+                key: piece.of(value) if _has_rows(key, value, shape) else _copied(value) for key, value in held.items()
             }
         return self.place.fetched(held, piece.parameter.device)
 
@@ -292,6 +300,10 @@ def _has_rows(key: object, value: Any, shape: torch.Size) -> bool:
     if not isinstance(value, Tensor) or not value.dim():
         return False
     return value.shape == shape or (bool(word_of(key)) and value.shape[0] == shape[0])
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _unpacked_of(held: Any) -> Any:
