@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from anyoptim.engines.packed_state import Storage, first_seed, next_seed, weight_packed, word_of
+from anyoptim.engines.noise import first_seed, next_seed
+from anyoptim.engines.packed_state import Storage, weight_packed, word_of
 from anyoptim.engines.packing import BLOCK, behind, join, pack, round_stochastically, split, unpack
 
 EVERY_LOW = torch.arange(-(2**15), 2**15, dtype=torch.int32)

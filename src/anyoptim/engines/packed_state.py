@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.engines import packing
-from anyoptim.engines.distributed import several_processes
+from anyoptim.engines.noise import first_seed
 from anyoptim.engines.transforms import EAGER, Transforms
 
 WEIGHT = "weight"
@@ -24,7 +24,6 @@ WEIGHT = "weight"
 SCALE = "scale"
 ASIDE = "training_weight"
 """The key of weights that only a state dict has; they are in the parameter's dtype."""
-_GOLDEN = 0x9E3779B97F4A7C15
 _BITS = {"int8": 8, "int4": 4}
 _REMAINDERS = {"24bit": 24, "32bit": 32}
 _WORDS = frozenset({*_BITS, *_REMAINDERS, "bf16", "kahan", "stochastic", SCALE})
@@ -73,6 +72,13 @@ def word_of(key: object) -> str:
 def is_remainder(key: object) -> bool:
     """Whether a key of state is of what lies behind a weight."""
     return isinstance(key, str) and key.startswith(f"{WEIGHT}:") and bool(word_of(key))
+
+
+def has_rows(key: object, value: Any, shape: torch.Size) -> bool:
+    """Whether a value of a parameter's state has its rows: it has its shape, or is packed."""
+    if not isinstance(value, Tensor) or not value.dim():
+        return False
+    return value.shape == shape or (bool(word_of(key)) and value.shape[0] == shape[0])
 
 
 def lies_by_rows(key: object) -> bool:
@@ -181,20 +187,6 @@ def weight_packed(
         return packing.round_stochastically(wide, dtype, noise), {}
     low = wide.to(dtype)
     return low, {f"{WEIGHT}:kahan": (wide - low).to(dtype)} if way == "kahan" else {}
-
-
-def first_seed(number: int) -> int:
-    """Return the seed of a parameter's noise before its first step, from the run's own.
-
-    Of several processes, which a script may give a seed each, all have the same: replicas would drift apart.
-    """
-    own = 0 if several_processes() else torch.initial_seed()
-    return (own + _GOLDEN * number) % 2**62
-
-
-def next_seed(seed: int) -> int:
-    """Return the seed of the step that follows (Knuth's MMIX generator)."""
-    return (seed * 6364136223846793005 + 1442695040888963407) % 2**62
 
 
 def bytes_in_flight(packed: Mapping[str, Any], weight: Tensor, storage: Storage, elements: int) -> int:

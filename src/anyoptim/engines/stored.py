@@ -16,14 +16,14 @@ from torch.optim import Optimizer
 from anyoptim.engines.compiled_pass import CompiledPass
 from anyoptim.engines.fused_forms import FORMS
 from anyoptim.engines.layout import first_row
+from anyoptim.engines.noise import first_seed, next_seed, number_of, seed_of_rows
 from anyoptim.engines.offloading import Beside
 from anyoptim.engines.on_shards import Chosen, StandIns, TurnsParts, stand_in, stood_for
 from anyoptim.engines.ownership import BATCH_BYTES
 from anyoptim.engines.packed_state import (
     WEIGHT,
     Storage,
-    first_seed,
-    next_seed,
+    has_rows,
     state_packed,
     state_unpacked,
     weight_packed,
@@ -32,7 +32,7 @@ from anyoptim.engines.packed_state import (
     word_of,
 )
 from anyoptim.engines.packing import HALF
-from anyoptim.engines.stepping import original_of, step_inside
+from anyoptim.engines.stepping import step_inside
 from anyoptim.engines.stored_batches import Piece, step_batches
 from anyoptim.engines.transforms import EAGER, Transforms, compiled_transforms
 from anyoptim.engines.wrapper import Wrapper
@@ -186,7 +186,7 @@ class Stored(TurnsParts):
         if piece.rows is not None:
             shape = piece.parameter.shape
             held = {
-                key: piece.of(value) if _has_rows(key, value, shape) else _copied(value) for key, value in held.items()
+                key: piece.of(value) if has_rows(key, value, shape) else _copied(value) for key, value in held.items()
             }
         return self.place.fetched(held, piece.parameter.device)
 
@@ -226,7 +226,9 @@ class Stored(TurnsParts):
             if self.storage.master_weights == "stochastic":
                 seed = self._seed(piece.parameter)
                 after |= {_SEED: seed} if whole else {}
-            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, _mixed(seed, piece), self.transforms)
+            first = (piece.rows.start if piece.rows else 0) + first_row(stood_for(piece.parameter), piece.parameter)
+            seed = seed_of_rows(seed, first)
+            made, behind = weight_packed(tensor.detach(), low.dtype, self.storage, seed, self.transforms)
             low.copy_(made)
             after.update(behind)
         if not after:
@@ -238,7 +240,7 @@ class Stored(TurnsParts):
             return
         values = plain.setdefault(piece.parameter, {})
         for key, value in after.items():
-            if _has_rows(key, value, tensor.shape):
+            if has_rows(key, value, tensor.shape):
                 # the pieces that follow must not take what this one has made for what was there
                 self._write(before if key in before else values, key, value, piece)
             else:
@@ -257,17 +259,9 @@ class Stored(TurnsParts):
             part.copy_(value, non_blocking=True)
 
     def _seed(self, parameter: Tensor) -> int:
-        """Return the seed of this step's noise for a parameter; the first comes from the run's own."""
+        """Return the seed of this step's noise for a parameter."""
         held: int | None = self.optimizer.state[parameter].get(_SEED)
-        if held is None:
-            held = first_seed(self._place(parameter))
-        return next_seed(held)
-
-    def _place(self, parameter: Tensor) -> int:
-        """Return the place of a parameter among all, in whichever order and on whichever process they step."""
-        every = (each for group in original_of(self.optimizer).param_groups for each in group["params"])
-        whole = stood_for(parameter)
-        return next((place for place, each in enumerate(every) if each is whole), 0)
+        return next_seed(first_seed(number_of(self.optimizer, parameter)) if held is None else held)
 
     # ------------------------------------------------------------ loading
 
@@ -295,22 +289,9 @@ class Stored(TurnsParts):
         return self.place.kept(value, None) if self.place.elsewhere else value.to(parameter.device)
 
 
-def _has_rows(key: object, value: Any, shape: torch.Size) -> bool:
-    """Whether a value of a parameter's state has its rows: it has its shape, or is packed."""
-    if not isinstance(value, Tensor) or not value.dim():
-        return False
-    return value.shape == shape or (bool(word_of(key)) and value.shape[0] == shape[0])
-
-
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _unpacked_of(held: Any) -> Any:
     return {key: value for key, value in held.items() if not word_of(key)} if isinstance(held, Mapping) else held
-
-
-def _mixed(seed: int, piece: Piece) -> int:
-    """Return a seed of a piece's own: no two rows of a parameter, on whichever process, get the same noise."""
-    first = (piece.rows.start if piece.rows else 0) + first_row(stood_for(piece.parameter), piece.parameter)
-    return (seed + 0x9E3779B9 * first) % 2**62
