@@ -158,3 +158,18 @@ def test_tied_weights_and_buffers_have_their_names() -> None:
     assert found.keys() == model.state_dict().keys()
     assert torch.equal(found["one.weight"], found["other.weight"]) and found["count"] == 3
     assert not torch.equal(found["one.weight"], model.one.weight.float())
+
+
+def test_turning_the_weights_packs_nothing_anew() -> None:
+    """A block whose only negative value is nearly nothing would lose its sign, and be packed in the other way."""
+    model = tiny_model(dtype=torch.bfloat16)
+    optimizer: Any = built("schedule_free(lion)", model, "master_weights=24bit,state_dtype=int8")
+    optimizer.train()
+    for each in model.parameters():
+        each.grad = torch.ones_like(each)
+        each.grad.view(-1)[3] = -1e-6
+    optimizer.step()
+    before = copy.deepcopy(plain_state(optimizer))
+    optimizer.eval()
+    optimizer.train()
+    assert_same(before, plain_state(optimizer))
