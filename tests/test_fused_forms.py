@@ -37,7 +37,7 @@ def trained(name: str, text: str, *, steps: int = 20, dtype: torch.dtype = torch
     model[TARGET].weight = nn.Parameter(first)
     targets = [TARGET] if anyoptim.optimizer_info(name).traits.names_targets else None
     optimizer = anyoptim.get_optimizer(
-        name, model, lr=1e-3, weight_decay=0.1, optim_args=text, optim_target_modules=targets
+        name, model, lr=RATE, weight_decay=0.1, optim_args=text, optim_target_modules=targets
     )
     stepped(model, optimizer, range(steps))
     return model, optimizer
@@ -87,16 +87,14 @@ CASES = [
         for name in ("apollo_adamw", "galore_adamw")
     ),
 ]
+RATE = 1e-3
 TARGET = "target"
 """The name of the matrix that a low-rank optimizer projects, the first; the others are steps of AdamW."""
 
 
 @pytest.mark.parametrize(("name", "text"), CASES)
 def test_a_compiled_step_makes_what_a_generic_one_does(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the same weights and state: to 2 units of the last digit of fp32, or one of 24 bits, or to the next code.
-
-    One is the sum's; the other the update's, since torch's roots on a CPU are not always the nearest number.
-    """
+    """From the same weights and state: to a unit of the last digit of fp32, or of 24 bits, or to the next code."""
     taken = []
     step = compiled_pass.CompiledPass.step
 
@@ -113,7 +111,7 @@ def test_a_compiled_step_makes_what_a_generic_one_does(name: str, text: str, mon
         before = {key: each.clone() for key, each in anyoptim.fp32_weights(*generic).items()}
         for model, optimizer in (generic, compiled):
             stepped(model, optimizer, range(number, number + 1))
-        assert_next(generic, compiled, before, 2 if "32bit" in text else 2**8 + 2)
+        assert_next(generic, compiled, before, 1 if "32bit" in text else 2**8 + 1)
     # what has no rows of whole blocks, or one block alone, is stepped on generically; and so are low-rank targets
     assert taken == SHAPES[1 if "rank" in text else 0 : 4] * 4
 
@@ -123,13 +121,14 @@ def assert_next(
 ) -> None:
     """Whether weights are so many units of fp32's last digit apart at most, and codes one.
 
-    The digit is the last one of a weight before or after the step: where it falls, the sum is rounded as it was.
+    Updates, as long as the rate, are apart by 3 units of their own: kernels of torch differ in roots on a CPU, and in
+    the order of factors.
     """
     wide = [anyoptim.fp32_weights(*each) for each in (one, other)]
     for name, weight in wide[0].items():
         largest = torch.maximum(weight.abs(), before[name].abs())
-        unit = torch.nextafter(largest, torch.tensor(math.inf)) - largest
-        assert ((weight - wide[1][name]).abs() <= units * unit).all()
+        allowed = units * unit_of(largest) + 3 * unit_of(torch.tensor(RATE))
+        assert ((weight - wide[1][name]).abs() <= allowed).all()
     for mine, yours in zip(one[0].parameters(), other[0].parameters(), strict=True):
         for key, value in one[1].state[mine].items():
             held = other[1].state[yours][key]
@@ -137,6 +136,10 @@ def assert_next(
                 assert (value.int() - held.int()).abs().max() <= 1, key
             elif isinstance(value, Tensor) and "weight" not in key:
                 torch.testing.assert_close(value, held, rtol=1e-5, atol=1e-7)
+
+
+def unit_of(values: Tensor) -> Tensor:
+    return torch.nextafter(values, torch.tensor(math.inf)) - values
 
 
 def test_one_goes_on_where_the_other_ended() -> None:
