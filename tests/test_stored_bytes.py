@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor
 from toys import skip_unless_installed
 
 import anyoptim
+from anyoptim.engines import compiled_pass
+from anyoptim.engines.transforms import compiled_transforms
 from anyoptim.memory.state import measured_state_bytes
 from anyoptim.testing.subject import Subject, tiny_model
 
@@ -64,14 +67,36 @@ def test_an_element_takes_so_many_bytes(master: str, state: str, each: float) ->
     assert sum(one.nbytes for one in sized) == weight.numel() * each
 
 
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let what is to be compiled run as it is, which takes no time."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    yield
+    compiled_transforms.cache_clear()
+    compiled_pass._compiled.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("name", "cached"), [("adamw_torch", 2**18), ("adamw_torch", 5000), ("muon", 5000), ("adalomo", 2**18)]
 )
 def test_the_batch_is_what_a_step_unpacks(name: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted where the optimizer steps: what is in its hands and is not the model's, nor kept between steps."""
     monkeypatch.setattr("anyoptim.engines.stored_batches.CACHED", cached)
+    assert_batches(name, monkeypatch)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_compiled_step_unpacks_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = assert_batches("adamw_torch", monkeypatch, ",compiled_step=true")
+    generic = assert_batches("adamw_torch", monkeypatch)
+    assert sum(compiled) < sum(generic) / 2
+
+
+def assert_batches(name: str, monkeypatch: pytest.MonkeyPatch, more: str = "") -> list[int]:
+    """Return the bytes that are planned for the largest batch in several settings, which are those that are seen."""
+    seen = []
     for master, state in FEW:
-        args = f"master_weights={master},state_dtype={state}"
+        args = f"master_weights={master},state_dtype={state}{more}"
         model = tiny_model(dtype=torch.bfloat16)
         optimizer = built(name, model, args)
         stepped(model, optimizer, range(1, 3))  # of these all have state after two
@@ -81,7 +106,9 @@ def test_the_batch_is_what_a_step_unpacks(name: str, cached: int, monkeypatch: p
         with monkeypatch.context() as watched:
             watch_steps(watched, lambda batch, told=batches, kept=kept: told.append(unpacked(batch, kept)))
             optimizer.step()
-        assert planned(name, tiny_model(dtype=torch.bfloat16), args).footprint().batch == max(batches), args
+        seen.append(max(batches))
+        assert planned(name, tiny_model(dtype=torch.bfloat16), args).footprint().batch == seen[-1], args
+    return seen
 
 
 def kept_by(model: torch.nn.Module, optimizer: Any) -> set[int]:

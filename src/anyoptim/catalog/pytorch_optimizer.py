@@ -115,6 +115,7 @@ SPECS = indexed(
     coupled={
         DISTANCE: "dadaptadagrad dadaptadam dadaptadan dadaptlion dadaptsgd prodigy",
         "it draws random numbers, one after another for all parameters": "apollo bsam gravity kron magma",
+        "it draws one of all parameters, and remembers them outside of its state": "sara",
         "a step on one parameter alone gives other weights than a step on all": (
             "adagc adams alice asgd avagrad dash lorarite madgrad ranger21 spam stablespam"
         ),
@@ -128,7 +129,6 @@ SPECS = indexed(
             SHARDED_PART: "gravity",
             SHARDED_GRAPH: "adahessian sophiah",
         },
-        "master weights": {"its constructor compares weights with a threshold in their own dtype": "sara"},
         "trains": {"the loss of the kit's model rises at every rate": "bsam"},
         "schedule": {
             "its momentum holds updates at earlier rates": "accsgd adafactor laprop",

@@ -49,19 +49,23 @@ class CompiledPass:
         return FORMS[self.name]
 
     def takes(self, group: Mapping[str, Any], parameter: Tensor, held: Mapping[str, Any]) -> bool:
-        """Whether it can step on a parameter.
+        """Whether it can step on a parameter now; see :meth:`fits`."""
+        dense = parameter.grad is not None and not parameter.grad.is_sparse
+        return dense and not torch.compiler.is_compiling() and self.fits(group, parameter, held)
+
+    def fits(self, group: Mapping[str, Any], parameter: Tensor, held: Mapping[str, Any]) -> bool:
+        """Whether it can step on a parameter that has a dense gradient.
 
         Args:
             group: its group.
-            parameter: has a gradient.
+            parameter: the parameter.
             held: its state, packed; of a parameter that has none yet the generic way makes it.
         """
-        gradient = parameter.grad
         length = parameter.shape[1:].numel() if parameter.dim() > 1 else 0
         rows_of_blocks = length and length % BLOCK == 0 and parameter.numel() > BLOCK and parameter.is_contiguous()
-        if not rows_of_blocks or gradient is None or gradient.is_sparse or torch.compiler.is_compiling():
+        if not rows_of_blocks or parameter.dtype not in HALF | {torch.float32}:
             return False
-        if parameter.dtype not in HALF | {torch.float32} or self.storage.master_weights in ("kahan", "stochastic"):
+        if self.storage.master_weights in ("kahan", "stochastic"):
             return False
         behind = self.storage.master_weights in _REMAINDERS and parameter.dtype in HALF
         expected = _keys(self.form.state(group), self.storage)

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from anyoptim.building.blueprint import Blueprint
+from anyoptim.engines.compiled_pass import CompiledPass
 from anyoptim.engines.composite import inside
 from anyoptim.engines.packed_state import SCALE, bytes_in_flight, is_remainder, word_of
 from anyoptim.engines.stored import Stored
@@ -197,6 +198,9 @@ def in_flight(plan: Blueprint, optimizer: Optimizer) -> int:
     largest = 0
     for stored in inside(optimizer, Stored):
         states, given = _states_for_all(plan, optimizer, {group.get(MEMBER) for group in stored.param_groups})
+        if stored.form and plan.settings.get("compiled_step"):  # a trial compiles nothing
+            compiled, groups = CompiledPass(stored.form, stored.storage), optimizer.param_groups
+            given = [(index, each) for index, each in given if not compiled.fits(groups[index], each, states[each])]
         by_rows = {index for index, group in enumerate(optimizer.param_groups) if stored.by_rows(group)}
         for batch in step_batches(given, by_rows=by_rows):
             sizes = (
