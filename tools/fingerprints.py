@@ -36,7 +36,8 @@ def fingerprint(name: str) -> str:
 def plain(value: object) -> str:
     """Write a value of a spec so that equal ones are equal texts, whatever the order of sets and mappings."""
     if is_dataclass(value) and not isinstance(value, type):
-        held = ((each.name, getattr(value, each.name), _default(each)) for each in fields(value))
+        # a text of help decides no verdict
+        held = ((each.name, getattr(value, each.name), _default(each)) for each in fields(value) if each.name != "help")
         # without what is as by default, so that a new field is news of those only that set it
         inside = ", ".join(f"{name}={plain(one)}" for name, one, default in held if one != default)
         return f"{type(value).__name__}({inside})"
