@@ -147,7 +147,7 @@ def test_a_typo_in_any_key_is_caught_and_mended(name: str, key: str) -> None:
         parse_optim_args(f"{typo}=1", name)
     assert repr(typo) in str(caught.value)
     assert f"Did you mean {key!r}" in str(caught.value) or f"or {key!r}" in str(caught.value)
-    taken, _, also = str(caught.value).partition(" It takes these settings, too: ")
+    taken, _, also = str(caught.value).partition(" Settings: ")
     assert f"{key}=" in taken or key in also.rstrip(".").split(", ") or "beta" in key
 
 

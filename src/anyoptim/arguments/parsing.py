@@ -129,7 +129,7 @@ def _unknown_key(key: str, spec: OptimizerSpec, implementation: Implementation, 
     also = [*around, *(GROUP_OPTIONS if implementation.takes_groups else ())]
     meant = any(close.startswith(f" Did you mean {each!r}") for each in also)
     takes = "" if meant else f" It takes: {listing}."
-    options = f" It takes these settings, too: {', '.join(also)}." if also and (meant or not close) else ""
+    options = f" Settings: {', '.join(also)}." if also and (meant or not close) else ""
     return f"{spec.name} has no hyperparameter {shortened(key)}.{close}{takes}{options}"
 
 
