@@ -182,6 +182,10 @@ TWO: Cases = {
         for args in WAYS
     },
     **{f"{name} on fsdp": partial(equal_to_one, name, PACKED, "fsdp") for name in NAMES[2:]},
+    **{
+        f"compiled: {name}": partial(equal_to_one, name, f"{PACKED},compiled_step=true", "fsdp", 64, 96)
+        for name in ("adamw_torch", "timm/adopt")
+    },
     "muon on tp": partial(near_one, "muon", PACKED, "tp"),
     "turned": turned_and_back,
     **{
