@@ -200,7 +200,7 @@ def within(millions: int, margin: int, where: str, report: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits of memory are Linux's here")
 @pytest.mark.parametrize(
-    ("millions", "margin"), [(40, 160), pytest.param(215, 1024, marks=pytest.mark.slow)], ids=["small", "large"]
+    ("millions", "margin"), [(30, 100), pytest.param(215, 1024, marks=pytest.mark.slow)], ids=["small", "large"]
 )
 def test_state_may_be_larger_than_the_memory(millions: int, margin: int, tmp_path: Path) -> None:
     found = {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyoptim.engines.ownership import BATCH_BYTES, batches
 
-CACHED = 2**20
+CACHED = 2**19
 """Elements that an element-wise step takes at once on a CPU: fewer fit the cache better, and cost more in calls."""
 BYTES_OF_AN_ELEMENT = 32
 """What an element takes in a batch: its weight, gradient and two moments in fp32, and what a step makes of them."""
