@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -106,3 +108,17 @@ def test_other_settings_stay_near(name: str, master: str, state: str) -> None:
     for key, value in copied.state_dict().items():
         moved, off = (value - start[key]).norm(), (found[key] - value).norm()
         assert off <= 0.5 * moved + 2.0**-7 * value.norm(), key
+
+
+@pytest.mark.parametrize("name", [*NAMES, "heavyball/adamw"])
+def test_what_a_step_unpacks_is_given_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by optimizers that keep notes of parameters outside of their state."""
+    skip_unless_installed(name)
+    model = low_model(name)
+    optimizer = built(name, model, "master_weights=24bit,state_dtype=int8")
+    seen: list[weakref.ref[torch.Tensor]] = []
+    watch_steps(monkeypatch, lambda stand_ins: seen.extend(weakref.ref(each) for _, each, _ in stand_ins))
+    stepped(model, optimizer, range(3))
+    gc.collect()
+    assert seen
+    assert not [each for each in seen if each() is not None]

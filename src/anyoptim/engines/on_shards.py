@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from anyoptim.engines.distributed import local
 from anyoptim.engines.facade import Facade
-from anyoptim.engines.stepping import StepsParts, evaluated, step_inside, stepped_twin, take_back, values_of
+from anyoptim.engines.stepping import StepsParts, evaluated, forget, step_inside, stepped_twin, take_back, values_of
 
 Chosen = Sequence[tuple[int, Tensor]]
 """Parameters, each with the index of its group."""
@@ -148,6 +148,7 @@ class StandIns:
         # what the twin holds would lie there until the next part has stepped
         for group in twin.param_groups:
             group["params"] = []
+        forget(twin, [tensor for tensors in parts.values() for tensor in tensors])
         return {tensor: state.pop(tensor) for tensors in parts.values() for tensor in tensors if tensor in state}
 
     def advance(self, index: int, parameter: Tensor, *, with_gradient: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -144,6 +144,26 @@ def twin_of(optimizer: Optimizer, groups: list[dict[str, Any]], state: Any) -> O
     twin: Optimizer = object.__new__(type(optimizer))
     vars(twin).update({**vars(optimizer), "param_groups": groups, "state": state, _ORIGINAL: original_of(optimizer)})
     return twin
+
+
+def forget(optimizer: Optimizer, tensors: Collection[Tensor]) -> None:
+    """Drop what an optimizer has noted of tensors outside of its state, which would keep them: views of them, say.
+
+    Args:
+        optimizer: it and those inside of it.
+        tensors: that it steps on no more.
+    """
+    every = {id(each) for each in tensors}
+    for name, held in vars(optimizer).items():
+        if isinstance(held, Optimizer) and name != _ORIGINAL:
+            forget(held, tensors)
+        if not isinstance(held, dict) or name == "state":
+            continue
+        for key, value in list(held.items()):
+            if isinstance(value, Optimizer):
+                forget(value, tensors)
+            elif id(key) in every or (isinstance(value, tuple) and any(id(each) in every for each in value)):
+                del held[key]
 
 
 def original_of(optimizer: Optimizer) -> Optimizer:
