@@ -126,7 +126,7 @@ def task_of_the_page() -> str:
 
 
 def test_the_pages_task_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anyoptim.comparing.tasks import load_task
+    from anyoptim.comparing.task_loading import load_task
 
     (tmp_path / "my_task.py").write_text(task_of_the_page())
     monkeypatch.chdir(tmp_path)

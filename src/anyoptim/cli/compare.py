@@ -90,7 +90,7 @@ def run_comparison(
         for package in ("matplotlib", "jinja2"):
             packages.load(package, needed_by=needed_by, package=package, install="pip install 'anyoptim[compare]'")
         from anyoptim.comparing.compare import Comparison, compare
-        from anyoptim.comparing.tasks import load_task
+        from anyoptim.comparing.task_loading import load_task
 
         comparison = Comparison(
             names,

@@ -42,19 +42,40 @@ def entries(
         UnknownOptimizerError: one of the names is not registered.
     """
     wanted = []
-    width = getattr(getattr(task.model(), "config", None), "hidden_size", None)
+    width = _width(task)
     for name in dict.fromkeys(optimizer_info(each).name for each in names):
-        spec = optimizer_info(name)
-        low, middle, high = usual_rates(spec)
+        low, middle, high = usual_rates(optimizer_info(name))
         chosen = {"auto": [low, middle, high], "high": [high]}.get(rates, []) if isinstance(rates, str) else list(rates)
         for rate in dict.fromkeys(chosen):
-            suited = suited_arguments(name, learning_rate=rate, width=width, optim_args=optim_args.get(name, ""))
-            text = str(suited.get("optim_args", ""))
             wanted += [
-                Entry(task.name, name, text, rate, seed, steps, task.batch_size, _versions(spec.default.package))
+                entry_for(task, name, rate, seed=seed, steps=steps, optim_args=optim_args.get(name, ""), width=width)
                 for seed in range(seeds)
             ]
     return wanted
+
+
+def entry_for(
+    task: Task, name: str, rate: float, *, seed: int, steps: int, optim_args: str = "", width: int | None = None
+) -> Entry:
+    """Return a run of an optimizer with what suits it at a rate.
+
+    Args:
+        task: the task.
+        name: a registered name.
+        rate: the learning rate.
+        seed: for weights and data order.
+        steps: training steps.
+        optim_args: what goes to the optimizer beside.
+        width: the model's hidden size, where it is known; else the task makes a model.
+    """
+    spec = optimizer_info(name)
+    suited = suited_arguments(name, learning_rate=rate, width=width or _width(task), optim_args=optim_args)
+    text = str(suited.get("optim_args", ""))
+    return Entry(task.name, name, text, rate, seed, steps, task.batch_size, _versions(spec.default.package))
+
+
+def _width(task: Task) -> int | None:
+    return getattr(getattr(task.model(), "config", None), "hidden_size", None)
 
 
 def _versions(package: str) -> dict[str, str]:

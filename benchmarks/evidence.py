@@ -1,0 +1,173 @@
+"""Which optimizer does well at its best learning rate: three small tasks, through the real Trainer.
+
+    make evidence        # what is in results/evidence/ is not run again
+
+Each optimizer's rate is searched for (see ``anyoptim.comparing.search``); at the best one three seeds run. A worker has
+one thread. Each finished run is a line at once, so that the run may be stopped whenever one likes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import torch
+import typer
+
+from anyoptim.comparing.race import Entry, Run, race_one
+from anyoptim.comparing.results import Results, entry_for
+from anyoptim.comparing.search import searched
+from anyoptim.comparing.tasks import Task, modular_addition, prose_after_code, text_bytes
+from anyoptim.names.lookup import optimizer_info
+from anyoptim.planning.suggestions import usual_rates
+
+RESULTS = Path(__file__).parent / "results" / "evidence"
+SIZES = {"hidden_size": 160, "intermediate_size": 432, "num_hidden_layers": 3, "num_attention_heads": 4}
+TEXT = {"sizes": SIZES, "length": 64, "batch_size": 4, "heldout_bytes": 16_384}
+SEEDS = 3
+KEPT = 40
+"""Points of a curve that a line holds."""
+TASKS = {
+    "bytes": lambda: text_bytes(**TEXT, steps=400),
+    "finetune": lambda: prose_after_code(**TEXT, steps=150, before=1500),
+    "modular-addition": lambda: modular_addition(prime=31, share=0.5, width=64, batch_size=128, steps=400),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What runs: an optimizer, and what is said to it beside the rate."""
+
+    name: str
+    optim_args: str = ""
+
+
+# those that many people use come first, so that an early stop leaves what is asked for most
+NAMES = [
+    "adamw_torch",
+    "muon",
+    "lion",
+    "adafactor",
+    "apollo_adamw",
+    "stable_adamw",
+    "schedule_free_adamw",
+    "sgd",
+    "galore_adamw",
+    "apollo_mini",
+    "adalomo",
+    "schedule_free_radamw",
+    "lomo",
+    "grokadamw",
+    "adopt",
+    "normuon",
+    "adamuon",
+    "mars",
+    "lamb",
+    "adan",
+    "ademamix",
+    "prodigy",
+    "soap",
+    "galore_adafactor",
+    "schedule_free_sgd",
+    "adamw_8bit",
+    "lion_8bit",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "adagrad",
+    "adamax",
+    "came",
+    "adam_mini",
+    "laprop",
+    "adabelief",
+    "madgrad",
+    "ranger",
+    "scion",
+    "conda",
+    "grams",
+    "fira",
+    "stable_spam",
+    "kron",
+    "lars",
+]
+SETTINGS = (
+    Subject("adamw_torch", "state_dtype=int8"),
+    Subject("lion", "state_dtype=int8"),
+    Subject("muon", "state_dtype=int8"),
+    Subject("adamw_torch", "state_dtype=int4"),
+    Subject("lookahead(adamw_torch)"),
+    Subject("cautious(adamw_torch)"),
+    Subject("schedule_free(lion)"),
+)
+SUBJECTS = (*map(Subject, NAMES), *SETTINGS)
+
+
+def main(
+    workers: Annotated[int, typer.Option(help="Searches at once, each with one thread.")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="These optimizers only.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="These tasks only.")] = None,
+) -> None:
+    """Run what is not there yet: one task after the other, each optimizer's search by one worker."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    for name in task or TASKS:
+        TASKS[name]()  # what it makes once is there before two workers would make it
+        subjects = [each for each in SUBJECTS if not only or each.name in only]
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            running = {pool.submit(search, name, each): each for each in subjects}
+            for future in as_completed(running):
+                each = running[future]
+                said = f"{(time.perf_counter() - began) / 60:5.1f} min  {name}, {each.name} {each.optim_args}: "
+                error = future.exception()
+                print(said + (f"{type(error).__name__}: {error}" if error else future.result()), flush=True)
+
+
+def search(task_name: str, subject: Subject) -> str:
+    """Find an optimizer's best rate on a task, and say what came out."""
+    torch.set_num_threads(1)
+    task = TASKS[task_name]()
+    results = Results(RESULTS / f"{task_name}.jsonl")
+    last = None
+    for entry in wanted(task, subject, results):
+        if results.find(entry) is None:
+            results.add(short(race_one(entry, task, lambda *_: None)))
+        last = results.find(entry)
+    assert last is not None
+    loss = "failed" if last.heldout_loss is None else f"{last.heldout_loss:.4f}"
+    return f"lr {last.entry.learning_rate:g}, held-out loss {loss}, {1e3 * last.step_seconds:.0f} ms a step"
+
+
+def wanted(task: Task, subject: Subject, results: Results) -> Iterator[Entry]:
+    """Yield the runs of a search, as far as those that are there decide them."""
+
+    width = task.model().config.hidden_size
+
+    def entry(rate: float, seed: int, steps: int) -> Entry:
+        return entry_for(task, subject.name, rate, seed=seed, steps=steps, optim_args=subject.optim_args, width=width)
+
+    highest = usual_rates(optimizer_info(subject.name))[2]
+    return searched(entry, results.find, highest, steps=task.steps, seeds=SEEDS)
+
+
+def short(run: Run) -> Run:
+    """Return a run with some points of its curve, each the mean of the losses up to there."""
+    count = len(run.losses)
+    ends = sorted({round(count * each / KEPT) for each in range(1, KEPT + 1)}) if count else []
+    means = [
+        round(sum(run.losses[start:end]) / (end - start), 4)
+        for start, end in zip([0, *ends], ends, strict=False)
+        if end > start
+    ]
+    return replace(run, losses=tuple(means), seconds=run.seconds[-1:])
+
+
+if __name__ == "__main__":
+    typer.run(main)
