@@ -9,7 +9,7 @@ from anyoptim.comparing.race import Entry, Run
 
 RATES = 6
 """So many are tried at least."""
-_SHORT = 4
+_SHORT = 5
 """A first trial takes one in so many of the steps."""
 _LEAST, _MOST = -14, 8
 """The ends of the grid, 1e-7 and 1e4: where nothing trains."""
@@ -25,7 +25,7 @@ def searched(
 ) -> Iterator[Entry]:
     """Yield the runs that find the best rate, each when those before it are there.
 
-    The six rates up to the highest usual one run for a quarter of the steps, and more as long as the best is the lowest
+    The six rates up to the highest usual one run for a fifth of the steps, and more as long as the best is the lowest
     or the highest. The best of these and its neighbours run for all steps, again until the best has a neighbour on each
     side, and at the best rate every other seed does. Rates are 1 and 3 times powers of ten.
 
