@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -22,12 +21,10 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import torch
 import typer
 
-from anyoptim.comparing.race import Entry, Run, race_one
-from anyoptim.comparing.results import Results, entry_for
-from anyoptim.comparing.search import searched
-from anyoptim.comparing.tasks import Task, modular_addition, prose_after_code, text_bytes
-from anyoptim.names.lookup import optimizer_info
-from anyoptim.planning.suggestions import usual_rates
+from anyoptim.comparing.race import Run, race_one
+from anyoptim.comparing.results import Results
+from anyoptim.comparing.tasks import modular_addition, prose_after_code, text_bytes
+from anyoptim.comparing.wanted import search_of
 
 RESULTS = Path(__file__).parent / "results" / "evidence"
 SIZES = {"hidden_size": 160, "intermediate_size": 432, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -95,25 +92,13 @@ def search(task_name: str, subject: Subject) -> str:
     task = TASKS[task_name]()
     results = Results(RESULTS / f"{task_name}.jsonl")
     last = None
-    for entry in wanted(task, subject, results):
+    for entry in search_of(subject.name, task, results, SEEDS, task.steps, subject.optim_args):
         if results.find(entry) is None:
             results.add(short(race_one(entry, task, lambda *_: None)))
         last = results.find(entry)
     assert last is not None
     loss = "failed" if last.heldout_loss is None else f"{last.heldout_loss:.4f}"
     return f"lr {last.entry.learning_rate:g}, held-out loss {loss}, {1e3 * last.step_seconds:.0f} ms a step"
-
-
-def wanted(task: Task, subject: Subject, results: Results) -> Iterator[Entry]:
-    """Yield the runs of a search, as far as those that are there decide them."""
-
-    width = task.model().config.hidden_size
-
-    def entry(rate: float, seed: int, steps: int) -> Entry:
-        return entry_for(task, subject.name, rate, seed=seed, steps=steps, optim_args=subject.optim_args, width=width)
-
-    highest = usual_rates(optimizer_info(subject.name))[2]
-    return searched(entry, results.find, highest, steps=task.steps, seeds=SEEDS)
 
 
 def short(run: Run) -> Run:

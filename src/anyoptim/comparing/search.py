@@ -48,7 +48,7 @@ def searched(
         while True:
             best = min(places, key=lambda each: loss(each, long))
             further = {min(places): min(places) - 1, max(places): max(places) + 1}.get(best)
-            if further is None or not _LEAST <= further <= _MOST:
+            if further is None or not _LEAST <= further <= _MOST or math.isinf(loss(best, long)):
                 return
             places.append(further)
             yield entry_of(rate_at(further), 0, long)
