@@ -3,12 +3,15 @@
     make evidence        # what is in results/evidence/ is not run again
 
 Each optimizer's rate is searched for (see ``anyoptim.comparing.search``); at the best one three seeds run. A worker has
-one thread. Each finished run is a line at once, so that the run may be stopped whenever one likes.
+one thread. Each finished run is a line at once, so that the run may be stopped whenever one likes. At the end each is
+timed beside AdamW. ``tools/evidence.py`` makes the page and what the package knows of it.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -25,11 +28,14 @@ from anyoptim.comparing.race import Run, race_one
 from anyoptim.comparing.results import Results
 from anyoptim.comparing.tasks import modular_addition, prose_after_code, text_bytes
 from anyoptim.comparing.wanted import search_of
+from anyoptim.planning.plan import get_optimizer
+from anyoptim.planning.suggestions import suited_arguments
 
 RESULTS = Path(__file__).parent / "results" / "evidence"
 SIZES = {"hidden_size": 160, "intermediate_size": 432, "num_hidden_layers": 3, "num_attention_heads": 4}
 TEXT = {"sizes": SIZES, "length": 64, "batch_size": 4, "heldout_bytes": 16_384}
 SEEDS = 3
+REPEATS = 15
 KEPT = 40
 """Points of a curve that a line holds."""
 TASKS = {
@@ -84,6 +90,8 @@ def main(
                 said = f"{(time.perf_counter() - began) / 60:5.1f} min  {name}, {each.name} {each.optim_args}: "
                 error = future.exception()
                 print(said + (f"{type(error).__name__}: {error}" if error else future.result()), flush=True)
+    if not only and not task:
+        write_times()
 
 
 def search(task_name: str, subject: Subject) -> str:
@@ -111,6 +119,46 @@ def short(run: Run) -> Run:
         if end > start
     ]
     return replace(run, losses=tuple(means), seconds=run.seconds[-1:])
+
+
+def write_times() -> None:
+    """Write how long a training step takes with each optimizer, in AdamW's."""
+    torch.set_num_threads(1)
+    file = RESULTS / "times.jsonl"
+    done = (
+        {(each["name"], each["optim_args"]) for each in map(json.loads, file.read_text().splitlines())}
+        if file.exists()
+        else set()
+    )
+    for subject in SUBJECTS:
+        if (subject.name, subject.optim_args) not in done:
+            found = {"name": subject.name, "optim_args": subject.optim_args, "step": round(relative_step(subject), 3)}
+            with file.open("a") as lines:
+                lines.write(json.dumps(found) + "\n")
+            print(found, flush=True)
+
+
+def relative_step(subject: Subject) -> float:
+    """Return the median of a training step's time over AdamW's, taken in turns on the model of the text."""
+    task = TASKS["bytes"]()
+    batch = torch.stack([task.train[index]["input_ids"] for index in range(task.batch_size)])
+    sides = []
+    for each in (Subject("adamw_torch"), subject):
+        torch.manual_seed(0)
+        model = task.model()
+        suited = suited_arguments(each.name, width=model.config.hidden_size, optim_args=each.optim_args)
+        optimizer = get_optimizer(each.name, model, suited)
+        getattr(optimizer, "train", lambda: None)()  # what has two kinds of weights begins with the averaged ones
+        sides.append((model, optimizer, []))
+    for _ in range(REPEATS + 2):
+        for model, optimizer, seconds in sides:
+            started = time.perf_counter()
+            model(input_ids=batch, labels=batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(time.perf_counter() - started)
+    adamw, own = (statistics.median(seconds[2:]) for _, _, seconds in sides)
+    return own / adamw
 
 
 if __name__ == "__main__":
