@@ -9,9 +9,11 @@ import typer
 from anyoptim.cli.output import print_json, print_rich
 from anyoptim.cli.parameters import AsJson, Dtype, Model, Name, Ranks, Sharding
 from anyoptim.names.lookup import optimizer_info
+from anyoptim.text import read_bytes
 
 EXAMPLES = (
     "anyoptim plan apollo_adamw --model llama-7b --optim-args rank=256 --dtype bf16 --ranks 8",
+    "anyoptim plan muon --model llama-7b --dtype bf16 --memory 24GiB",
     "anyoptim plan muon --model tiny-llama --lr 0.02 --weight-decay 0.1 --json",
 )
 
@@ -28,9 +30,11 @@ def plan_command(
     dtype: Dtype = "float32",
     ranks: Ranks = 1,
     sharding: Sharding = "fsdp2",
+    memory: Annotated[str | None, typer.Option(help="Of one process, such as 24GiB or 80GB: whether it fits.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what would be built for a model, and its memory, without building it."""
+    available = None if memory is None else read_bytes(memory)
     from anyoptim.integrations.models import meta_model
     from anyoptim.memory.footprint import sharding as sharding_of
     from anyoptim.planning.plan import plan
@@ -49,6 +53,6 @@ def plan_command(
     }
     planned = plan(name, on_meta, args)
     if as_json:
-        print_json(planned.to_dict(ranks, sharding))
+        print_json(planned.to_dict(ranks, sharding, available))
     else:
-        print_rich(planned.table(ranks, sharding))
+        print_rich(planned.table(ranks, sharding, available))

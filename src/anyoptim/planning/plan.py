@@ -153,19 +153,24 @@ class Plan(Blueprint):
             f" optimizer state {format_bytes(self.state_bytes)} (predicted)"
         )
 
-    def to_dict(self, ranks: int = 1, sharding: str = "fsdp2") -> dict[str, object]:
-        """Return the plan as plain values that JSON can hold; arguments as of :meth:`footprint`."""
-        has_model = self.routing is not None
-        memory = self._beside(ranks, sharding) if has_model else {}
-        return plan_dict(self, self.advice, self.memory, memory, ranks, sharding)
+    def to_dict(self, ranks: int = 1, sharding: str = "fsdp2", memory: int | None = None) -> dict[str, object]:
+        """Return the plan as plain values that JSON can hold; arguments as of :meth:`table`."""
+        return plan_dict(self, self.advice, self.memory, self._beside(ranks, sharding), ranks, sharding, memory)
 
-    def table(self, ranks: int = 1, sharding: str = "fsdp2") -> RenderableType:
-        """Return the plan as rich tables; arguments as of :meth:`footprint`."""
-        memory = self._beside(ranks, sharding) if self.routing is not None else {}
-        return plan_table(self, self.advice, memory, ranks, sharding)
+    def table(self, ranks: int = 1, sharding: str = "fsdp2", memory: int | None = None) -> RenderableType:
+        """Return the plan as rich tables, and bars of its memory.
+
+        Args:
+            ranks: as of :meth:`footprint`.
+            sharding: as of :meth:`footprint`.
+            memory: bytes that one process has: bars and a sentence say whether it fits.
+        """
+        return plan_table(self, self.advice, self._beside(ranks, sharding), ranks, sharding, memory)
 
     def _beside(self, ranks: int, sharding: str) -> dict[str, Footprint]:
-        """Return its own memory and AdamW's, by name."""
+        """Return its own memory and AdamW's, by name; nothing without a model."""
+        if self.routing is None:
+            return {}
         found = {self.spec.name: self.footprint(ranks, sharding)}
         if self.spec.name != BESIDE or is_stored(self.settings):
             other = BESIDE if self.spec.name != BESIDE else f"{BESIDE} as it is"

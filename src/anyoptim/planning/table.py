@@ -10,6 +10,7 @@ from anyoptim.memory.footprint import SHARDINGS, Footprint
 from anyoptim.memory.owned_state import Ownership, ownership
 from anyoptim.memory.state import StateMemory
 from anyoptim.names.composing import MEMBER
+from anyoptim.planning.bars import memory_bars, verdict
 from anyoptim.routing.places import shape_of
 from anyoptim.routing.routes import Route
 from anyoptim.text import collapse, format_bytes, plain
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def plan_table(
-    plan: Blueprint, advice: Iterable[str], memory: Mapping[str, Footprint], ranks: int, sharding: str
+    plan: Blueprint,
+    advice: Iterable[str],
+    memory: Mapping[str, Footprint],
+    ranks: int,
+    sharding: str,
+    available: int | None,
 ) -> RenderableType:
     """Return a plan as rich tables: what is built, its hyperparameters, its groups, its memory, its advice.
 
@@ -29,6 +35,7 @@ def plan_table(
         memory: the footprint of it, and of what stands beside it, by name; empty without a model.
         ranks: processes that the memory is for; see ``Plan.footprint``.
         sharding: how they share it.
+        available: bytes that one process has; ``None`` if nobody asks whether it fits.
     """
     from rich.console import Group
     from rich.table import Table
@@ -69,7 +76,9 @@ def plan_table(
         for row in rows:
             groups.add_row(*(Text(row[title]) for title in ("names", "tensors", "elements", "role", *shown)))
         parts.append(groups)
-        parts.append(_memory_table(plan, memory, ranks, sharding))
+        parts += [_memory_table(plan, memory, ranks, sharding), memory_bars(memory, memory=available)]
+        if available is not None:
+            parts.append(Text(verdict(spec.name, memory[spec.name], available), style="bold"))
         if memory[spec.name].exchange:
             parts.append(_owners_table(ownership(plan, ranks, sharded=SHARDINGS[sharding].weights), ranks))
     for sentence in advice:
@@ -153,8 +162,10 @@ def plan_dict(
     memory: Mapping[str, Footprint],
     ranks: int,
     sharding: str,
+    available: int | None,
 ) -> dict[str, object]:
     """Return a plan as plain values that JSON can hold; arguments as of ``plan_table``, and the bytes of its state."""
+    own = memory[plan.spec.name].total if memory else None
     return {
         "name": plan.spec.name,
         "implementation": plan.implementation.name,
@@ -187,6 +198,8 @@ def plan_dict(
         "memory": {
             "ranks": ranks,
             "sharding": sharding if ranks > 1 else None,
+            "available": available,
+            "fits": None if available is None or own is None else own <= available,
             **{name: each.to_dict() for name, each in memory.items()},
         },
         "owners": _owners(plan, ranks, sharding) if memory and memory[plan.spec.name].exchange else None,
