@@ -55,6 +55,20 @@ def sizes(footprint: Footprint) -> tuple[int, ...]:
     return (footprint.weights, behind, footprint.master_weights, footprint.gradients, here, peak)
 
 
+def total(footprint: Footprint) -> str:
+    """Return what all parts come to, for a person."""
+    known = format_bytes(sum(sizes(footprint)))
+    return known if footprint.total is not None else f"{known} + ?"
+
+
+def elsewhere(footprint: Footprint) -> str:
+    """Return what is in no bar since it lies elsewhere, or ""."""
+    if not footprint.elsewhere:
+        return ""
+    place = "on the disk" if footprint.where == "disk" else f"in the {footprint.where}'s memory"
+    return f"and {format_bytes(footprint.elsewhere)} {place}"
+
+
 def verdict(name: str, footprint: Footprint, memory: int) -> str:
     """Return a sentence on whether training fits.
 
@@ -101,7 +115,7 @@ class _Bars:
     def _lines(self, width: int) -> Iterator[Text]:
         from rich.text import Text
 
-        totals = {name: self._total(each) for name, each in self.footprints.items()}
+        totals = {name: total(each) for name, each in self.footprints.items()}
         longest, size = max(map(len, self.footprints)), max(map(len, totals.values()))
         above = width - (longest + 2 + size + 2) < _NARROWEST
         indent = 2 if above else longest + 2
@@ -122,9 +136,7 @@ class _Bars:
             drawn.update(cells)
             yield line
             if footprint.elsewhere:
-                yield Text(
-                    f"{' ' * indent}and {format_bytes(footprint.elsewhere)} in the {footprint.where}'s memory", "dim"
-                )
+                yield Text(f"{' ' * indent}{elsewhere(footprint)}", "dim")
         if scale.mark is not None and self.memory is not None:
             label = format_bytes(self.memory)
             fits = left + scale.mark + len(label) + 2 <= width
@@ -132,11 +144,6 @@ class _Bars:
                 " " * (left + scale.mark) + f"└ {label}" if fits else f"{label} ┘".rjust(left + scale.mark + 1), "bold"
             )
         yield from _legend([each for each in PARTS if each in drawn], width)
-
-    @staticmethod
-    def _total(footprint: Footprint) -> str:
-        known = format_bytes(sum(sizes(footprint)))
-        return known if footprint.total is not None else f"{known} + ?"
 
 
 class _Scale:
