@@ -13,11 +13,12 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
@@ -26,19 +27,19 @@ import typer
 
 from anyoptim.comparing.race import Run, race_one
 from anyoptim.comparing.results import Results
-from anyoptim.comparing.tasks import modular_addition, prose_after_code, text_bytes
+from anyoptim.comparing.tasks import Task, modular_addition, prose_after_code, text_bytes
 from anyoptim.comparing.wanted import search_of
 from anyoptim.planning.plan import get_optimizer
 from anyoptim.planning.suggestions import suited_arguments
 
 RESULTS = Path(__file__).parent / "results" / "evidence"
 SIZES = {"hidden_size": 160, "intermediate_size": 432, "num_hidden_layers": 3, "num_attention_heads": 4}
-TEXT = {"sizes": SIZES, "length": 64, "batch_size": 4, "heldout_bytes": 16_384}
+TEXT: Any = {"sizes": SIZES, "length": 64, "batch_size": 4, "heldout_bytes": 16_384}
 SEEDS = 3
 REPEATS = 15
 KEPT = 40
 """Points of a curve that a line holds."""
-TASKS = {
+TASKS: dict[str, Callable[[], Task]] = {
     "bytes": lambda: text_bytes(**TEXT, steps=300),
     "finetune": lambda: prose_after_code(**TEXT, steps=120, before=1500),
     "modular-addition": lambda: modular_addition(prime=31, share=0.5, width=64, batch_size=128, steps=400),
@@ -141,13 +142,14 @@ def write_times() -> None:
 def relative_step(subject: Subject) -> float:
     """Return the median of a training step's time over AdamW's, taken in turns on the model of the text."""
     task = TASKS["bytes"]()
-    batch = torch.stack([task.train[index]["input_ids"] for index in range(task.batch_size)])
-    sides = []
+    train: Any = task.train
+    batch = torch.stack([train[index]["input_ids"] for index in range(task.batch_size)])
+    sides: list[tuple[Any, Any, list[float]]] = []
     for each in (Subject("adamw_torch"), subject):
         torch.manual_seed(0)
-        model = task.model()
+        model: Any = task.model()
         suited = suited_arguments(each.name, width=model.config.hidden_size, optim_args=each.optim_args)
-        optimizer = get_optimizer(each.name, model, suited)
+        optimizer: Any = get_optimizer(each.name, model, suited)
         getattr(optimizer, "train", lambda: None)()  # what has two kinds of weights begins with the averaged ones
         sides.append((model, optimizer, []))
     for _ in range(REPEATS + 2):

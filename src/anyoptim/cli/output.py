@@ -40,9 +40,15 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def print_rich(value: RenderableType, to: IO[str] | None = None) -> None:
-    """Write to stdout, or to another stream."""
-    console(to).print(value)
+def print_rich(value: RenderableType, to: IO[str] | None = None, *, whole_lines: bool = False) -> None:
+    """Write to stdout, or to another stream.
+
+    Args:
+        value: what is written.
+        to: the stream; stdout if ``None``.
+        whole_lines: no line is broken, so that it can be copied.
+    """
+    console(to).print(value, soft_wrap=whole_lines)
 
 
 def print_note(sentence: str) -> None:
