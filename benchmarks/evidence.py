@@ -42,7 +42,7 @@ KEPT = 40
 TASKS: dict[str, Callable[[], Task]] = {
     "bytes": lambda: text_bytes(**TEXT, steps=300),
     "finetune": lambda: prose_after_code(**TEXT, steps=120, before=1500),
-    "modular-addition": lambda: modular_addition(prime=31, share=0.5, width=64, batch_size=128, steps=400),
+    "modular-addition": lambda: modular_addition(prime=31, share=0.5, width=64, batch_size=128, steps=250),
 }
 
 
