@@ -55,6 +55,7 @@ def plan_page(
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     rows, strip = list(parameter_rows(plan)), strip_of(plan)
     hues = _hues(strip)
+    shown = [_shown(row, strip, hues) for row in strip.rows]
     settings = [(name, str(each.value), each.source) for name, each in plan.hyperparameters.items()]
     page: str = environment.get_template("page.html.j2").render(
         plan=plan,
@@ -75,7 +76,9 @@ def plan_page(
         memory_rows=[*memory_rows(plan, memory)],
         memory_notes=memory_notes(plan, memory, ranks),
         strip=strip,
-        rows=[_shown(row, strip, hues) for row in strip.rows],
+        rows=shown,
+        some_decay_not=not all(row.decays for row in shown),
+        some_are_pale=any(cell.strength < 100 for row in shown for cell in row.cells),
         ticks=[*_ticks(strip)],
         kinds=[(hue, f"{name}, rank {rank}" if rank != "full" else name) for (name, rank), hue in hues.items()],
         schedule=schedule,
@@ -148,7 +151,8 @@ class _ShownRow:
 
 def _shown(row: Row, strip: Strip, hues: _Hues) -> _ShownRow:
     everything = [rate for each in strip.rows if each.optimizer == row.optimizer for rate in each.rates]
-    settings = [row.optimizer, *_rates(row.rates)]
+    settings = [row.optimizer] if len({each.optimizer for each in strip.rows}) > 1 else []
+    settings += _rates(row.rates)
     settings += [] if row.decay is None else [f"decay {number(row.decay)}"]
     settings += [] if row.rank == "full" else [f"rank {row.rank}"]
     cells = tuple(
