@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.memory.footprint import Footprint
 from anyoptim.names.packages import load
 from anyoptim.planning.bars import PARTS, elsewhere, sizes, total, verdict
 from anyoptim.planning.curves import Curves, Schedule, curves_of
-from anyoptim.planning.strip import Cell, Row, Strip, strip_of
+from anyoptim.planning.strip import Alike, Cell, Row, Strip, strip_of
 from anyoptim.planning.table import memory_notes, memory_rows, memory_title, parameter_rows, telling
 from anyoptim.planning.treatments import Treatment, number
 from anyoptim.text import format_bytes
@@ -137,7 +138,7 @@ class _ShownCell:
     layers: int
     strength: int
     title: str
-    lines: tuple[tuple[str, str], ...]
+    lines: tuple[tuple[str, list[str]], ...]
 
 
 @dataclass(frozen=True)
@@ -162,19 +163,18 @@ def _shown(row: Row, strip: Strip, hues: _Hues) -> _ShownRow:
             each.last - each.first + 1,
             _strength(each.rates, everything),
             f"{row.label}, {_where(each, strip)}: {each.elements:,} elements",
-            tuple(
-                (
-                    f"{alike.names}: {alike.count} of {alike.shape}"
-                    if alike.count > 1
-                    else f"{alike.names}: {alike.shape}",
-                    _said(alike.treatment),
-                )
-                for alike in each.parameters
-            ),
+            tuple(_lines(each.parameters)),
         )
         for each in row.cells
     )
     return _ShownRow(row.label, ", ".join(settings), hues[row.optimizer, row.rank], bool(row.decay), cells)
+
+
+def _lines(parameters: Sequence[Alike]) -> Iterator[tuple[str, list[str]]]:
+    """Yield how parameters are trained, and which are trained so."""
+    for treatment, alike in groupby(parameters, key=lambda each: each.treatment):
+        of_shape = ((each.names, f"{each.count} of " if each.count > 1 else "", each.shape) for each in alike)
+        yield _said(treatment), [f"{names}: {count}{shape}" for names, count, shape in of_shape]
 
 
 def _rates(rates: Sequence[object]) -> list[str]:
