@@ -55,7 +55,15 @@ def lines() -> list[Any]:
 
 def takes_long(line: str) -> bool:
     """Whether it starts processes, trains, or plans every name."""
-    long = ("accelerate", "torchrun", "anyoptim compare", "anyoptim demo", "anyoptim recommend", "anyoptim check")
+    long = (
+        "accelerate",
+        "torchrun",
+        "anyoptim compare",
+        "anyoptim translate",
+        "anyoptim demo",
+        "anyoptim recommend",
+        "anyoptim check",
+    )
     return line.startswith(long) and "--check" not in line
 
 

@@ -13,20 +13,21 @@ MOST = 200_000_000
 _LENGTH, _BATCH = 64, 4
 
 
-def subject(model: str | None, task: str | None) -> Task:
+def subject(model: str | None, task: str | Task | None) -> Task:
     """Return what is trained.
 
     Args:
         model: what ``--model`` takes; it gets random weights, and its vocabulary becomes that of bytes.
-        task: what ``--task`` takes; ``bytes`` if both are ``None``.
+        task: a task, or what ``--task`` takes; ``bytes`` if both are ``None``.
 
     Raises:
         OptimError: there is no such model or task, both are given, or the model is too large.
     """
     if model is None:
-        return load_task(task or "bytes")
+        return task if isinstance(task, Task) else load_task(task or "bytes")
     if task not in (None, "bytes"):
-        raise OptimError(f"The task {shortened(task)} has a model of its own; give --model or --task, not both.")
+        name = task.name if isinstance(task, Task) else task
+        raise OptimError(f"The task {shortened(name)} has a model of its own; give --model or --task, not both.")
     config = load_config(model)
     text = config.get_text_config()
     if getattr(text, "vocab_size", 0) > VOCABULARY:

@@ -36,7 +36,7 @@ def translate(
     weight_decay: float | None = None,
     betas: Sequence[float] | None = None,
     model: str | None = None,
-    task: str | None = None,
+    task: str | Task | None = None,
     steps: int = STEPS,
     seeds: int = SEEDS,
     optim_args: Mapping[str, str] | None = None,
@@ -54,7 +54,7 @@ def translate(
         weight_decay: the known decay; what is taken away at each step, rate times decay, stays.
         betas: the known ones.
         model: what is trained, as ``--model`` takes it, on bytes of text; the task's own if ``None``.
-        task: a built-in one or ``module:function``; see :func:`anyoptim.comparing.tasks.load_task`.
+        task: one, or its name: a built-in one or ``module:function``; see :func:`anyoptim.comparing.tasks.load_task`.
         steps: of each trial.
         seeds: how many weights and orders of data are tried.
         optim_args: by name, what else is said to the two.
@@ -174,9 +174,9 @@ class _Pair:
         )
 
     def _beginning(self) -> tuple[_Rates, list[Trial]]:
-        """Try the other one at its usual rate, or at a tenth of it where it diverges."""
-        rate = usual_rates(self.target)[1]
-        fallback = usual_rates(self.target.fallback)[1] if self._sets_fallback and self.target.fallback else None
+        """Try the other one as far from its usual rates as the known one is, or at a tenth where that diverges."""
+        rate = self._guess(self.target)
+        fallback = self._guess(self.target.fallback) if self._sets_fallback and self.target.fallback else None
         for tenth in (1.0, 0.1, 0.01):
             rates = _Rates(rate * tenth, fallback)
             try:
@@ -184,6 +184,10 @@ class _Pair:
             except DivergedError as error:
                 last = error
         raise last
+
+    def _guess(self, spec: OptimizerSpec) -> float:
+        (low, _, high), (own_low, _, own_high) = usual_rates(spec), usual_rates(self.source)
+        return self.lr * math.sqrt(low * high / (own_low * own_high))
 
     @property
     def _sets_fallback(self) -> bool:
