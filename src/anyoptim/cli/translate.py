@@ -107,9 +107,16 @@ def _shown(found: Translation) -> list[RenderableType]:
             sizes = (each.source, each.target, each.source_norm, each.target_norm)
             spread = f"{each.ratio.low:.2g} to {each.ratio.high:.2g}"
             cells = ["-" if size is None else f"{size:.2g}" for size in sizes]
-            table.add_row(each.role, f"{each.elements:,}", *cells, f"{each.ratio.middle:.2f}", spread)
+            table.add_row(
+                each.role, f"{each.elements:,}" if each.elements else "", *cells, f"{each.ratio.middle:.2f}", spread
+            )
         parts.append(table)
-        parts.append(Text("Sizes of an update, relative to the weights at the start.", style="dim"))
+        parts.append(
+            Text(
+                "Of outputs, the change over some steps; else that of an update, relative to the first weights.",
+                style="dim",
+            )
+        )
     spread = f" (measured: {found.low:g} to {found.high:g})" if found.low != found.high else ""
     parts.append(
         Text(f"{found.source} lr {found.source_rate:g} is {found.target} lr {found.rate:g}{spread}: {found.why}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from anyoptim.comparing.updates import Sizes, Trial
@@ -34,12 +34,13 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Moved:
-    """How two optimizers move the parameters of one role.
+    """How two optimizers move the parameters of one role, or the outputs.
 
     Args:
-        role: the role.
+        role: the role, or ``"outputs"``.
         elements: of all its parameters.
-        source: RMS of an update over that of the first weights, the median; ``None`` where these are zero.
+        source: RMS of an update over that of the first weights, the median, ``None`` where these are zero; of outputs
+            RMS of the change.
         target: the same of the second optimizer.
         source_norm: largest singular value of an update over that of the first weight; ``None`` of vectors.
         target_norm: the same of the second optimizer.
@@ -66,12 +67,47 @@ def ratio(sources: Sequence[Trial], targets: Sequence[Trial], counts: Counts) ->
     Raises:
         OptimError: one of the two moves none of them.
     """
-    logs = sorted(math.log(second / first) for first, second in _pairs(sources, targets, counts))
-    if not logs:
+    found = _of_pairs(_pairs(sources, targets, counts))
+    if found is None:
         raise OptimError(
             f"{sources[0].name} and {targets[0].name} move no weight in common in so few steps; take more --steps."
         )
+    return found
+
+
+def ratio_of_outputs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Ratio | None:
+    """Compare how far the outputs go between the same steps; ``None`` where a model gives no logits.
+
+    Args:
+        sources: trials of the first optimizer.
+        targets: of the second one, with seeds of the first's.
+    """
+    return _of_pairs(_output_pairs(sources, targets))
+
+
+def moved_outputs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Moved | None:
+    """Return how both move the outputs, in units of the logits."""
+    found = ratio_of_outputs(sources, targets)
+    if found is None:
+        return None
+    first, second = (
+        statistics.median(each for trial in trials for each in trial.outputs) for trials in (sources, targets)
+    )
+    return Moved("outputs", 0, first, second, None, None, found)
+
+
+def _of_pairs(pairs: Iterable[tuple[float, float]]) -> Ratio | None:
+    logs = sorted(math.log(second / first) for first, second in pairs)
+    if not logs:
+        return None
     return Ratio(*(math.exp(each) for each in (statistics.median(logs), _at(logs, 0.1), _at(logs, 0.9))))
+
+
+def _output_pairs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Iterator[tuple[float, float]]:
+    of_seed = {trial.seed: trial.outputs for trial in sources}
+    for trial in targets:
+        pairs = zip(of_seed[trial.seed], trial.outputs, strict=False)
+        yield from (pair for pair in pairs if min(pair) > 0 and math.isfinite(sum(pair)))
 
 
 def deciding(trial: Trial) -> Counts:

@@ -1,5 +1,5 @@
 """A learning rate from one optimizer to another: both train one model for a few steps, and the rate is sought at which
-the other moves the weights as far."""
+the other moves the model as far."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from anyoptim.comparing.progress import Show, in_lines
-from anyoptim.comparing.ratios import Ratio, deciding, deciding_fallback, moved, ratio
+from anyoptim.comparing.ratios import (
+    Ratio,
+    deciding,
+    deciding_fallback,
+    moved,
+    moved_outputs,
+    ratio,
+    ratio_of_outputs,
+)
 from anyoptim.comparing.subjects import subject
 from anyoptim.comparing.tasks import Task
 from anyoptim.comparing.thumb import Thumb, is_scale, thumbs
@@ -42,7 +50,7 @@ def translate(
     optim_args: Mapping[str, str] | None = None,
     show: Show = in_lines,
 ) -> Translation:
-    """Propose the learning rate at which another optimizer moves the weights as far as one whose rate is known.
+    """Propose the learning rate at which another optimizer moves a model as far as one whose rate is known.
 
     Both train for a few steps from the same weights on the same data, the other one again at what the first trial has
     shown, since not every update grows with the rate.
@@ -117,27 +125,14 @@ class _Pair:
 
     def translation(self, weight_decay: float | None, betas: tuple[float, ...] | None) -> Translation:
         """Try both, and say what follows."""
-        sources = [self._try(self.source, _Rates(self.lr), seed) for seed in range(self.seeds)]
-        rates, targets = self._beginning()
-        measured = self._ratios(sources, targets)
-        for _ in range(_TRIALS - 1):
-            rates = rates.divided(*measured)
-            targets = [self._try(self.target, rates, seed) for seed in range(self.seeds)]
-            measured = self._ratios(sources, targets)
-            if all(each is None or abs(math.log(each.middle)) < math.log(NEAR) for each in measured):
-                break
-        by, _ = measured
-        notes = []
+        notes: list[str] = []
+        sources, targets, rates, measured = self._searched()
+        by, found = measured[0], rates.divided(*measured)
         if not 1 / 2 < by.middle < 2:
-            notes.append(f"The updates of {self.target.name} hardly grow with its rate: this one is a guess.")
-        found = rates.divided(*measured)
-        method, why = (
-            "measured",
-            (
-                f"at this rate {self.target.name} moves the hidden matrices as far as {self.source.name} does,"
-                " by the largest singular value of an update"
-            ),
-        )
+            notes.append(f"What {self.target.name} moves hardly grows with its rate: this one is a guess.")
+        outputs = moved_outputs(sources, targets)
+        what = "outputs" if outputs else "hidden matrices (by the largest singular value of an update)"
+        method, why = "measured", f"there it moves the model's {what} as far"
         rule, own = self._rule()
         rate = found.rate
         if rule is not None and own is not None:
@@ -169,9 +164,22 @@ class _Pair:
             decay,
             kept,
             arguments,
-            tuple(moved(sources, targets)),
+            tuple(filter(None, (outputs, *moved(sources, targets)))),
             tuple(notes),
         )
+
+    def _searched(self) -> tuple[list[Trial], list[Trial], _Rates, tuple[Ratio, Ratio | None]]:
+        """Return trials of both, the other one's rates in its last ones, and what these have shown."""
+        sources = [self._try(self.source, _Rates(self.lr), seed) for seed in range(self.seeds)]
+        rates, targets = self._beginning()
+        measured = self._ratios(sources, targets)
+        for _ in range(_TRIALS - 1):
+            rates = rates.divided(*measured)
+            targets = [self._try(self.target, rates, seed) for seed in range(self.seeds)]
+            measured = self._ratios(sources, targets)
+            if all(each is None or abs(math.log(each.middle)) < math.log(NEAR) for each in measured):
+                break
+        return sources, targets, rates, measured
 
     def _beginning(self) -> tuple[_Rates, list[Trial]]:
         """Try the other one as far from its usual rates as the known one is, or at a tenth where that diverges."""
@@ -220,7 +228,7 @@ class _Pair:
     def _ratios(sources: Sequence[Trial], targets: Sequence[Trial]) -> tuple[Ratio, Ratio | None]:
         fallback = deciding_fallback(targets[0])
         return (
-            ratio(sources, targets, deciding(targets[0])),
+            ratio_of_outputs(sources, targets) or ratio(sources, targets, deciding(targets[0])),
             None if fallback is None else ratio(sources, targets, fallback),
         )
 

@@ -1,4 +1,4 @@
-"""How far an optimizer moves a model's weights at each step of a short training, parameter by parameter."""
+"""How far an optimizer moves a model in a short training: its weights at each step, its outputs over several."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from anyoptim.comparing.outputs import Outputs
 from anyoptim.comparing.tasks import Task
 from anyoptim.errors import OptimError
 from anyoptim.integrations.transformers import enable
@@ -34,6 +36,8 @@ WARMUP = 0.1
 _LOOKS = 8
 """A spectral norm is measured at so many steps: it takes as long as some products of the matrix."""
 _ITERATIONS = 12
+_WINDOWS = 3
+"""The outputs are looked at where so many windows begin and end: what noise moves to and fro cancels in one."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Trial:
         seed: of the weights and of the order of data.
         losses: of each step.
         sizes: of each trainable parameter.
+        outputs: RMS of the change of the outputs for some examples, between each two of a few moments; empty where the
+            model gives no logits.
     """
 
     name: str
@@ -78,6 +84,7 @@ class Trial:
     seed: int
     losses: tuple[float, ...]
     sizes: tuple[Sizes, ...]
+    outputs: tuple[float, ...]
 
 
 class DivergedError(OptimError):
@@ -121,8 +128,9 @@ def try_rate(
             width = getattr(getattr(model, "config", None), "hidden_size", None)
             suited = suited_arguments(name, learning_rate=rate, width=width, optim_args=optim_args)
             arguments = _arguments({**suited, **(fields or {})}, task, folder, steps=steps, seed=seed)
-            watch = _Watch(plan(name, model, arguments), math.ceil(steps * WARMUP), steps, on_step)
+            planned = plan(name, model, arguments)
             trainer = Trainer(model, arguments, train_dataset=task.train, data_collator=task.collator)
+            watch = _Watch(planned, Outputs(trainer, task), math.ceil(steps * WARMUP), steps, on_step)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(watch)
             trainer.train()
@@ -134,7 +142,7 @@ def try_rate(
         raise DivergedError(
             f"{name} at lr {rate:g}: the loss is no number after {len(watch.losses)} steps; take a lower rate."
         )
-    return Trial(name, rate, seed, tuple(watch.losses), watch.sizes)
+    return Trial(name, rate, seed, tuple(watch.losses), watch.sizes, watch.outputs)
 
 
 @contextlib.contextmanager
@@ -168,13 +176,16 @@ def _arguments(suited: dict[str, object], task: Task, folder: str, *, steps: int
 class _Watch(TrainerCallback):
     """Measures each parameter before and after each step once the warmup is over."""
 
-    def __init__(self, planned: Plan, warmup: int, steps: int, on_step: OnStep) -> None:
+    def __init__(self, planned: Plan, look: Outputs, warmup: int, steps: int, on_step: OnStep) -> None:
         self.losses: list[float] = []
         self.diverged = False
         self._routes = planned.routing.routes if planned.routing else ()
         self._hybrid = planned.spec.fallback is not None
         self._warmup = warmup
         self._every = max((steps - warmup) // _LOOKS, 1)
+        self._look = look
+        self._moments = {warmup + (steps - warmup) * each // _WINDOWS for each in range(_WINDOWS + 1)}
+        self._seen: list[Tensor] = []
         self._on_step = on_step
         self._first = {each.name: (_rms(each.parameter), norm(each.parameter)) for each in self._routes}
         self._before: dict[str, Tensor] = {}
@@ -197,6 +208,20 @@ class _Watch(TrainerCallback):
             for each in self._routes
         )
 
+    @property
+    def outputs(self) -> tuple[float, ...]:
+        """The changes between each two moments."""
+        return tuple(_rms(later - earlier) for earlier, later in combinations(self._seen, 2))
+
+    def _look_now(self, step: int) -> None:
+        seen = self._look() if step in self._moments else None
+        if seen is not None:
+            self._seen.append(seen)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look at the outputs, where nothing warms up."""
+        self._look_now(0)
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep the weights."""
         if state.global_step >= self._warmup:
@@ -204,6 +229,7 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure the difference."""
+        self._look_now(state.global_step)
         looks = (state.global_step - self._warmup) % self._every == 0
         for each in self._routes:
             if each.name not in self._before:
