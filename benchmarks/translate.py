@@ -32,7 +32,8 @@ import typer
 
 from anyoptim.comparing.progress import Work
 from anyoptim.comparing.race import Entry, race_one
-from anyoptim.comparing.tasks import Task, load_task
+from anyoptim.comparing.task_loading import load_task
+from anyoptim.comparing.tasks import Task
 from anyoptim.comparing.translating import translate
 
 RESULTS = Path(__file__).parent / "results" / "translate"

@@ -28,7 +28,7 @@ else:  # pytest brings it
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/plugin/README.md")),
+    *(ROOT / name for name in ("README.md", "README.ko.md", "CONTRIBUTING.md", "examples/plugin/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
@@ -54,16 +54,8 @@ def lines() -> list[Any]:
 
 
 def takes_long(line: str) -> bool:
-    """Whether it starts processes, trains, or plans every name."""
-    long = (
-        "accelerate",
-        "torchrun",
-        "anyoptim compare",
-        "anyoptim translate",
-        "anyoptim demo",
-        "anyoptim recommend",
-        "anyoptim check",
-    )
+    """Whether it starts processes or trains for long."""
+    long = ("accelerate", "torchrun", "anyoptim compare", "anyoptim translate", "anyoptim demo", "anyoptim check")
     return line.startswith(long) and "--check" not in line
 
 
@@ -71,7 +63,8 @@ def test_every_block_has_a_language_that_is_checked() -> None:
     checked = {"python", "bash", "toml", "json", "yaml", "text", ""}
     # without a language: what a command prints, in the README only
     assert {(language, path.name) for path, language, _ in BLOCKS if language not in checked - {""}} <= {
-        ("", "README.md")
+        ("", "README.md"),
+        ("", "README.ko.md"),
     }
 
 
@@ -134,7 +127,7 @@ def task_of_the_page() -> str:
 
 
 def test_the_pages_task_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anyoptim.comparing.tasks import load_task
+    from anyoptim.comparing.task_loading import load_task
 
     (tmp_path / "my_task.py").write_text(task_of_the_page())
     monkeypatch.chdir(tmp_path)
@@ -155,8 +148,8 @@ def check_requirements(words: list[str]) -> None:
         assert wanted.extras <= set(extras)
 
 
-def test_every_name_is_in_the_readme() -> None:
-    table = (ROOT / "README.md").read_text().partition("## The names")[2].partition("##")[0]
+def test_every_bare_name_is_in_the_catalogue() -> None:
+    table = (ROOT / "docs" / "catalogue.md").read_text().partition("## The bare names")[2].partition("##")[0]
     bare = {name for name in anyoptim.list_optimizers() if "/" not in name and not name.startswith("example_")}
     assert bare <= set(re.findall(r"`(\w+)(?:\(…\))?`", table))
 
@@ -228,8 +221,18 @@ def test_what_is_translated() -> None:
     assert {"index.md", "guide.md", "targets.md", "distributed.md", "catalogue.md"} <= set(TRANSLATED)
 
 
-@pytest.mark.parametrize("name", TRANSLATED)
-def test_a_translation_has_the_same_parts_and_code(name: str) -> None:
+def test_the_readme_is_read_in_two_minutes() -> None:
+    for name in ("README.md", "README.ko.md"):
+        lines = FENCE.sub("", (ROOT / name).read_text()).splitlines()
+        assert len((ROOT / name).read_text().splitlines()) <= 120
+        assert max(len(line) for line in lines if not line.startswith("|")) <= 260
+
+
+@pytest.mark.parametrize(
+    ("page", "translation"),
+    [("README.md", "README.ko.md"), *((f"docs/{name}", f"docs/ko/{name}") for name in TRANSLATED)],
+)
+def test_a_translation_has_the_same_parts_and_code(page: str, translation: str) -> None:
     def parts(path: Path) -> dict[str, list[Any]]:
         text = path.read_text()
         prose = FENCE.sub("", text)
@@ -241,7 +244,7 @@ def test_a_translation_has_the_same_parts_and_code(name: str) -> None:
             "hyperparameters": re.findall(r"<!-- (.*?) -->", prose),
         }
 
-    assert parts(ROOT / "docs" / "ko" / name) == parts(ROOT / "docs" / name)
+    assert parts(ROOT / translation) == parts(ROOT / page)
 
 
 @pytest.mark.parametrize("name", ["targets.md", "distributed.md", "catalogue.md"])

@@ -14,30 +14,57 @@ from transformers import TrainingArguments
 
 import anyoptim
 from anyoptim.cli.recommend import recommend_command
-from anyoptim.integrations.models import load_config, make_model, meta_model
-from anyoptim.planning.recommending import recommend
+from anyoptim.integrations.models import load_config, make_model, meta_model, with_adapters
+from anyoptim.planning.evidence import evidence
+from anyoptim.planning.recommending import ROOM, SHOWN, Recommended, recommend
 from anyoptim.planning.suggestions import suited_arguments, usual_rates
 from anyoptim.text import format_bytes, read_bytes
 
+NAMED_BARE = [
+    name
+    for name in anyoptim.list_optimizers(installed=True)
+    if "/" not in name and not anyoptim.optimizer_info(name).is_wrapper
+]
 NAMED = [name for name in anyoptim.list_optimizers(installed=True) if "/" not in name]
 
 
-def test_only_what_fits_sorted_with_fused_backward_where_it_helps() -> None:
+MEASURED = [each.name for each in evidence("bytes") if not each.optim_args]
+
+
+def names_of(found: Recommended) -> list[str]:
+    return [each.name for each in found.best]
+
+
+def test_what_fits_comes_by_its_evidence_with_settings_where_they_help() -> None:
     model = meta_model("llama-60m", "bf16")
     weights = sum(each.nbytes for each in model.parameters())
-    found = recommend(model, int(3.5 * weights), ["adamw_torch", "sgd", "lomo", "adam", "grokadamw", "muon"])
-    totals = [each.footprint.total for each in found]
-    assert totals == sorted(totals)
-    assert all(total is not None and total <= 3.5 * weights for total in totals)
-    assert {each.name for each in found} == {"sgd", "lomo", "muon"} | {"adamw_torch", "adam"}
-    fused = {each.name for each in found if "fused_backward" in str(each.arguments.get("optim_args"))}
-    assert fused == {"adamw_torch", "adam", "muon"}
+    names = ["adamw_torch", "sgd", "lomo", "adam", "grokadamw", "muon"]
+    found = recommend(model, int(3.5 * weights), names, task="pretrain")
+    assert all((each.footprint.total or 0) <= 3.5 * weights * (1 - ROOM) for each in found.best)
+    assert names_of(found) == sorted(names_of(found), key=MEASURED.index)
+    assert {"muon", "adamw_torch", "lomo", "sgd"} <= set(names_of(found))
+    assert {each.name for each in found.left_out} <= {"grokadamw"} and found.unmeasured == 1
+    fused = {each.name for each in found.best if "fused_backward" in str(each.arguments.get("optim_args"))}
+    assert {"adamw_torch", "muon"} <= fused and "lomo" not in fused
+
+
+def test_examples_and_toys_never_lead() -> None:
+    model = meta_model("llama-60m", "bf16")
+    for task in ("pretrain", "finetune", "lora"):
+        found = recommend(model, 2**34, NAMED_BARE, task=task)
+        assert len(found.best) == SHOWN
+        assert not {"sgd", "example_sgd", "example_sign", "lomo"} & set(names_of(found))
+        assert all(each.evidence and each.why for each in found.best)
+    every = names_of(recommend(model, 2**34, NAMED_BARE, task="pretrain", every=True))
+    place = every.index("example_sign")
+    assert place > max(every.index(name) for name in MEASURED if name in every)
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_the_line_to_paste_is_valid_and_plans_what_it_says(name: str) -> None:
     model = make_model(load_config("tiny-llama"), device="meta")
-    for each in recommend(model, 2**40, [] if anyoptim.optimizer_info(name).is_wrapper else [name]):
+    wanted = [] if anyoptim.optimizer_info(name).is_wrapper else [name]
+    for each in recommend(model, 2**40, wanted, every=True).best:
         with anyoptim.enable():
             args: Any = eval(
                 f"TrainingArguments(output_dir='out', use_cpu=True, {each.line})",
@@ -76,46 +103,63 @@ def test_ranks_make_more_fit() -> None:
     model = meta_model("llama-60m", "bf16")
     weights = sum(each.nbytes for each in model.parameters())
     names = ["adamw_torch", "apollo_adamw", "adafactor"]
-    assert not recommend(model, weights // 2, names)
-    assert {each.name for each in recommend(model, weights, names, ranks=8)} == set(names)
+    assert not recommend(model, weights // 2, names).best
+    assert set(names_of(recommend(model, weights, names, ranks=8))) == set(names)
+
+
+def test_adapters_alone_are_trained() -> None:
+    model = with_adapters(meta_model("llama-60m", "bf16"))
+    (adamw,) = recommend(model, 2**34, ["adamw_torch"], task="lora").best
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    assert adamw.footprint.state is not None and 8 * trained <= adamw.footprint.state < 9 * trained
+    assert adamw.footprint.gradients < adamw.footprint.weights / 4
 
 
 @pytest.mark.slow
 def test_the_command_looks_at_every_name() -> None:
-    answer = json.loads(printed("recommend", "--model", "tiny-llama", "--memory", "7MiB", "--json", "--top", "0"))
-    assert {"lomo", "adalomo"} <= {each["name"] for each in answer}
-    assert all(each["memory"]["total"] <= 7 * 2**20 for each in answer)
+    answer = json.loads(printed("recommend", "--model", "tiny-llama", "--memory", "7MiB", "--json", "--all"))
+    assert {"lomo", "adalomo"} <= {each["name"] for each in answer["recommended"]}
+    assert all(each["memory"]["total"] <= 7 * 2**20 for each in answer["recommended"])
 
 
-def test_what_the_command_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["adalomo", "adamw_torch", "lomo", "sgd", "lookahead"]
-    monkeypatch.setattr("anyoptim.cli.recommend.list_optimizers", lambda **_: names)
-    recommend_command("tiny-llama", "7MiB", top=0, as_json=True)
-    assert {"lomo", "adalomo", "sgd"} == {each["name"] for each in json.loads(capsys.readouterr().out)}
-    recommend_command("tiny-llama", "7MiB", top=2)
-    text = capsys.readouterr().out
-    assert "3 of 4 optimizers train tiny-llama in float32 within 7MiB" in text
-    assert "adamw_torch does not fit" in text
-    assert 'optim="lomo"' in text
-    assert "and 1 more; --top 0 shows all" in text
-    for as_json in (False, True):
-        with pytest.raises(anyoptim.OptimError, match="take more ranks"):
-            recommend_command("tiny-llama", "1MB", as_json=as_json)
-        assert capsys.readouterr().out == ("[]\n" if as_json else "")
+def test_what_the_command_says() -> None:
+    words = ("recommend", "--model", "llama-7b", "--memory", "24GiB", "--task", "pretrain")
+    answer = json.loads(printed(*words, "--json"))
+    assert answer["task"] == "pretrain" and 1 <= len(answer["recommended"]) <= SHOWN
+    *first, last = answer["recommended"]
+    losses = [each["evidence"]["loss"] for each in first]
+    assert losses == sorted(losses)
+    # where the best need the host's memory, one line does without
+    assert all(each["memory"]["where"] == "host" for each in first) and last["memory"]["where"] == ""
+    assert "moves between host and card" in first[0]["cost"]
+    text = printed(*words)
+    for each in answer["recommended"]:
+        assert each["why"] in text and each["cost"] in text
+        line = ", ".join(f"{key}={json.dumps(value)}" for key, value in each["training_arguments"].items())
+        assert line in map(str.strip, text.splitlines())
+    assert "24 GiB" in text and "██ weights" in text
+    assert "in bf16, pretrain, within 24GiB" in text
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_nothing_fits(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(anyoptim.OptimError, match="take more ranks"):
+        recommend_command("tiny-llama", "1MB", as_json=as_json)
+    out = capsys.readouterr().out
+    assert (json.loads(out)["recommended"] == []) if as_json else out == ""
 
 
 @pytest.mark.parametrize(("in_terminal", "as_json"), [(True, False), (True, True), (False, False)])
 def test_progress_is_for_a_person_who_waits(
     in_terminal: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("anyoptim.cli.recommend.list_optimizers", lambda **_: ["sgd", "lomo"])
     leader, follower = os.openpty()
     if in_terminal:
         monkeypatch.setattr(sys, "stderr", os.fdopen(follower, "w"))
-    recommend_command("tiny-llama", "7MiB", as_json=as_json)
+    recommend_command("tiny-llama", "30MiB", as_json=as_json)
     os.set_blocking(leader, False)
     shown = os.read(leader, 100_000).decode() if in_terminal and not as_json else ""
-    assert ("planning" in shown and "2/2" in shown) == (in_terminal and not as_json)
+    assert ("planning muon" in shown) == (in_terminal and not as_json)
     assert capsys.readouterr().err == ""
     with pytest.raises(BlockingIOError):  # nothing more
         os.read(leader, 1)

@@ -27,9 +27,12 @@ def compare_command(
     names: Annotated[
         list[str], typer.Argument(help="Optimizers; adamw_torch joins them.", autocompletion=complete_name)
     ],
-    task: Annotated[str, typer.Option(help="bytes, modular-addition, or module:function.")] = "bytes",
+    task: Annotated[str, typer.Option(help="bytes, finetune, modular-addition, or module:function.")] = "bytes",
     lr: Annotated[
-        str, typer.Option(help="Rates such as 1e-4,1e-3; auto: each one's lowest, middle, highest usual; high.")
+        str,
+        typer.Option(
+            help="Rates such as 1e-4,1e-3; search: for each one's best; auto: its lowest, middle, highest usual; high."
+        ),
     ] = "high",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each rate, from different weights and data orders.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each run.")] = None,
@@ -90,7 +93,7 @@ def run_comparison(
         for package in ("matplotlib", "jinja2"):
             packages.load(package, needed_by=needed_by, package=package, install="pip install 'anyoptim[compare]'")
         from anyoptim.comparing.compare import Comparison, compare
-        from anyoptim.comparing.tasks import load_task
+        from anyoptim.comparing.task_loading import load_task
 
         comparison = Comparison(
             names,
@@ -107,14 +110,14 @@ def run_comparison(
 
 
 def _rates(text: str) -> list[float] | str:
-    if text in ("auto", "high"):
+    if text in ("auto", "high", "search"):
         return text
     try:
         rates = [float(each) for each in text.split(",")]
     except ValueError:
         rates = []
     if not rates or min(rates) <= 0:
-        raise OptimError(f"--lr {text!r} is no list of positive rates; write 1e-4,3e-4,1e-3, or auto or high.")
+        raise OptimError(f"--lr {text!r} is no list of positive rates; write 1e-4,3e-4,1e-3, or search, auto or high.")
     return rates
 
 

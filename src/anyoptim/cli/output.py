@@ -9,7 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from anyoptim.errors import OptimError
+from anyoptim.text import said
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -36,9 +40,34 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def print_rich(value: RenderableType, to: IO[str] | None = None) -> None:
-    """Write to stdout, or to another stream."""
-    console(to).print(value)
+def print_rich(value: RenderableType, to: IO[str] | None = None, *, whole_lines: bool = False) -> None:
+    """Write to stdout, or to another stream.
+
+    Args:
+        value: what is written.
+        to: the stream; stdout if ``None``.
+        whole_lines: no line is broken, so that it can be copied.
+    """
+    console(to).print(value, soft_wrap=whole_lines)
+
+
+def print_note(sentence: str) -> None:
+    """Write to stderr what is beside the answer, as one line however long it is."""
+    from rich.text import Text
+
+    console(sys.stderr).print(Text(sentence, style="dim"), soft_wrap=True)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file that was asked for.
+
+    Raises:
+        OptimError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OptimError(f"{path} cannot be written ({error.strerror or said(error)}); give another path.") from error
 
 
 def print_error(sentence: str) -> None:

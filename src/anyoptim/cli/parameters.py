@@ -21,6 +21,14 @@ def complete_model(incomplete: str) -> list[str]:
     return [name for name in (*PRESETS, *architectures()) if name.startswith(incomplete)]
 
 
+def complete_schedule(incomplete: str) -> list[str]:
+    """Return the types of schedules that begin so, without transformers, whose import takes seconds."""
+    return [name for name in SCHEDULES if name.startswith(incomplete)]
+
+
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
+"""The types that need nothing but steps; transformers has more."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Name = Annotated[
     str, typer.Argument(help="An optimizer's name, alias or class path module:Class.", autocompletion=complete_name)

@@ -1,10 +1,11 @@
-"""``anyoptim recommend``: the optimizers that train a model within so much memory."""
+"""``anyoptim recommend``: which optimizer to take for a model within so much memory."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,93 +17,122 @@ from anyoptim.names.registry import list_optimizers, listed
 from anyoptim.text import format_bytes, read_bytes
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.console import RenderableType
 
-    from anyoptim.memory.footprint import Footprint
+    from anyoptim.planning.recommending import Recommendation, Recommended
 
 EXAMPLES = (
-    "anyoptim recommend --model llama-7b --memory 24GiB --dtype bf16",
-    "anyoptim recommend --model llama-7b --memory 80GB --ranks 8 --top 3 --json",
+    "anyoptim recommend --model llama-7b --memory 24GiB",
+    "anyoptim recommend --model llama-7b --memory 16GiB --task lora --commercial",
+    "anyoptim recommend --model llama-7b --memory 80GB --ranks 8 --task pretrain --json",
 )
+
+
+class Task(str, Enum):
+    """What a user is up to."""
+
+    pretrain = "pretrain"
+    finetune = "finetune"
+    lora = "lora"
 
 
 def recommend_command(
     model: Model,
     memory: Annotated[str, typer.Option(help="Of one process: 24GiB, 80GB.")],
-    dtype: Dtype = "float32",
+    task: Annotated[Task, typer.Option(help="Whose evidence counts; lora trains adapters only.")] = Task.finetune,
+    commercial: Annotated[bool, typer.Option("--commercial", help="Only what may be used commercially.")] = False,
+    dtype: Dtype = "bf16",
     ranks: Ranks = 1,
     sharding: Sharding = "fsdp2",
-    top: Annotated[int, typer.Option(min=0, help="Show so many, those that need the least first; 0 shows all.")] = 10,
-    every: Annotated[bool, typer.Option("--all", help="Every package's own names, too.")] = False,
-    commercial: Annotated[bool, typer.Option("--commercial", help="Only what may be used commercially.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="All that fits, also names without evidence; takes longer.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find the optimizers whose weights, gradients and state fit, and what to write for each."""
+    """Say which optimizers to take: what fits, the best evidence first, with the line to paste."""
     available = read_bytes(memory)
-    from anyoptim.integrations.models import meta_model
-    from anyoptim.planning.plan import BESIDE
-    from anyoptim.planning.recommending import recommend
-
     names = [
         name
         for name in list_optimizers(installed=True, commercial=commercial or None)
-        if not listed(name).is_wrapper and (every or "/" not in name)
+        if not listed(name).is_wrapper and "/" not in name
     ]
-    with _progress(len(names), hidden=as_json) as tell:
-        on_meta = meta_model(model, dtype)
-        found = recommend(on_meta, available, names, ranks=ranks, how=sharding, on_each=tell)
-    shown = found[: top or None]
-    if as_json:
-        print_json([each.to_dict() for each in shown])
-    if not found:
-        raise OptimError(
-            f"Nothing trains {model} in {dtype} within {memory}: take more ranks, bf16 weights or a smaller model."
-        )
-    if as_json:
-        return
-    from rich.text import Text
+    with _progress(hidden=as_json) as tell:
+        tell("importing transformers")
+        from anyoptim.integrations.models import meta_model, with_adapters
+        from anyoptim.planning.recommending import recommend
 
-    print_rich(
-        Text(
-            f"{len(found)} of {len(names)} optimizers train {model} in {dtype} within {memory}"
-            f"{f' on each of {ranks} ranks under {sharding}' if ranks > 1 else ''}, activations not counted:"
+        tell(f"reading {model}")
+        on_meta = meta_model(model, dtype)
+        if task is Task.lora:
+            on_meta = with_adapters(on_meta)
+        found = recommend(
+            on_meta, available, names, task=task.value, ranks=ranks, how=sharding, every=every,
+            on_each=lambda name: tell(f"planning {name}"),
+        )  # fmt: skip
+    if as_json:
+        print_json(
+            {
+                "model": model,
+                "task": task.value,
+                "dtype": dtype,
+                "memory": available,
+                "ranks": ranks,
+                "recommended": [each.to_dict() for each in found.best],
+                "left_out": {each.name: each.why for each in found.left_out},
+                "without_evidence": found.unmeasured,
+            }
         )
-    )
-    width = max(len(each.name) for each in shown) + 2
-    for each in shown:
-        print_rich(_entry(each.name.ljust(width), each.footprint, each.line))
-    if len(shown) < len(found):
-        print_rich(Text(f"and {len(found) - len(shown)} more; --top 0 shows all", style="dim"))
-    if not any(each.name == BESIDE for each in found):
-        print_rich(Text(f"{BESIDE} does not fit", style="yellow"))
+    if not found.best:
+        raise OptimError(
+            f"Nothing with evidence trains {model} in {dtype} within {memory}: take more ranks, --task lora or a"
+            " smaller model; --all looks at names without evidence, too."
+        )
+    if not as_json:
+        where = f" on each of {ranks} ranks under {sharding}" if ranks > 1 else ""
+        title = f"{model} in {dtype}, {task.value}, within {memory}{where}: the best evidence first"
+        for part in _answer(found, title, available, task):
+            print_rich(part, whole_lines=True)
 
 
 @contextmanager
-def _progress(count: int, *, hidden: bool) -> Iterator[Callable[[str], None]]:
-    """Show on stderr how many names are planned, if it is a terminal; gives what is to be told each name."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    with Progress(
-        TextColumn("planning"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=console(sys.stderr),
-        transient=True,
-        disable=hidden or not sys.stderr.isatty(),
-    ) as progress:
-        bar = progress.add_task("", total=count)
-        yield lambda name: progress.update(bar, description=name, advance=1)
+def _progress(*, hidden: bool) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is under way, if it is a terminal; gives what is to be told."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with console(sys.stderr).status("") as status:
+        yield status.update
 
 
-def _entry(name: str, footprint: Footprint, line: str) -> Text:
+def _answer(found: Recommended, title: str, memory: int, task: Task) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    parts = (("weights", footprint.weights), ("gradients", footprint.gradients), ("state", footprint.state))
-    return Text.assemble(
-        (name, "bold"),
-        f"{format_bytes(footprint.total):>9}",
-        (f"   {', '.join(f'{part} {format_bytes(size)}' for part, size in parts)}\n", "dim"),
-        (f"    {line}", "cyan"),
+    from anyoptim.planning.bars import memory_bars
+
+    yield Text(title, style="bold")
+    for number, each in enumerate(found.best, 1):
+        yield _entry(number, each)
+    yield memory_bars({each.name: each.footprint for each in found.best}, memory=memory)
+    for left in found.left_out:
+        yield Text(f"left out: {left.name}, {left.why}", style="dim")
+    if task is Task.lora:
+        yield Text("Adapters were not measured: sorted by the fine-tune of all weights.", style="dim")
+    yield Text(
+        "Evidence is of small models on short tasks (docs/evidence.md). Activations are not counted: a tenth of the"
+        " memory is kept for them.",
+        style="dim",
     )
+    yield Text("Rates are the middle of the usual ones; `anyoptim translate` finds yours from AdamW's.", style="dim")
+    if found.unmeasured:
+        yield Text(f"{found.unmeasured} names without evidence were not looked at; --all does.", style="dim")
+
+
+def _entry(number: int, each: Recommendation) -> RenderableType:
+    from rich.text import Text
+
+    held = format_bytes(each.footprint.total or 0)
+    if each.footprint.elsewhere:
+        held += f", and {format_bytes(each.footprint.elsewhere)} in the host's memory"
+    rows = (("why", each.why), ("cost", each.cost))
+    said = "".join(f"   {key}: {value}\n" for key, value in rows if value)
+    return Text.assemble((f"{number}. {each.name}", "bold"), f"  {held}\n", said, (f"   {each.line}", "cyan"))

@@ -14,8 +14,9 @@ from rich.text import Text
 from anyoptim.comparing.progress import Show
 from anyoptim.comparing.race import Run, race_one
 from anyoptim.comparing.report import caveat, table_of, write_report
-from anyoptim.comparing.results import Results, entries
+from anyoptim.comparing.results import Results
 from anyoptim.comparing.tasks import Task
+from anyoptim.comparing.wanted import Wanted
 from anyoptim.errors import MissingPackageError
 
 
@@ -26,7 +27,7 @@ class Comparison:
     Args:
         names: registered names; the baseline joins them.
         task: a model and data.
-        rates: learning rates, ``"auto"`` or ``"high"``; see ``entries``.
+        rates: learning rates, ``"auto"``, ``"high"`` or ``"search"``; see ``comparing.wanted``.
         seeds: how many.
         steps: of each run; the task's own if ``None``.
         optim_args: by name.
@@ -62,34 +63,29 @@ def compare(wanted: Comparison, console: Console, show: Show, *, as_json: bool =
         UnknownOptimizerError: one of the names is not registered; before anything is trained.
     """
     task = wanted.task
+    results = Results(wanted.output / "results.jsonl")
     with show(f"making the model of {task.name}"):
-        runs_wanted = entries(
+        runs_wanted = Wanted(
             [wanted.baseline, *wanted.names],
             task,
             rates=wanted.rates,
             seeds=wanted.seeds,
             steps=wanted.steps or task.steps,
             optim_args=wanted.optim_args,
+            results=results,
         )
-    results = Results(wanted.output / "results.jsonl")
-    there = sum(results.find(each) is not None for each in runs_wanted)
+    width = max(map(len, runs_wanted.names))
     console.print(f"{task.summary or task.name}")
-    console.print(
-        f"{len(runs_wanted)} runs of {runs_wanted[0].steps} steps"
-        + (f", {there} of them are in {wanted.output}/results.jsonl already." if there else "."),
-        style="dim",
-    )
+    console.print(f"{runs_wanted.said}.", style="dim")
     finished = True
     missing: dict[str, str] = {}
-    width = max(len(each.name) for each in runs_wanted)
-    several = len(runs_wanted) > len({each.name for each in runs_wanted})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for entry in runs_wanted:
                 if results.find(entry) is not None or entry.name in missing:
                     continue
-                which = f" lr {entry.learning_rate:<8g} seed {entry.seed}" if several else ""
+                which = f" lr {entry.learning_rate:<8g} seed {entry.seed}" if runs_wanted.several else ""
                 with show(f"{entry.name:<{width}}{which}", entry.steps) as work:
                     try:
                         run = race_one(entry, task, work.step)
@@ -101,14 +97,14 @@ def compare(wanted: Comparison, console: Console, show: Show, *, as_json: bool =
                     work.end(run.error[:40] or f"final loss {run.heldout_loss:.3f}")
     except KeyboardInterrupt:
         finished = False
-    runs = [run for run in map(results.find, runs_wanted) if run is not None]
+    runs = [run for run in map(results.find, runs_wanted.whole) if run is not None]
     if runs:
         _tell(runs, wanted, console, show, as_json=as_json)
     for sentence in missing.values():
         console.print(Text(f"left out: {sentence}", style="yellow"))
     if not finished:
-        left = len(runs_wanted) - len(runs)
-        console.print(f"Interrupted: {len(runs)} runs are kept, the same command goes on with the other {left}.")
+        left = runs_wanted.left(len(runs))
+        console.print(f"Interrupted: {len(runs)} runs are kept, the same command goes on with {left}.")
     return finished
 
 

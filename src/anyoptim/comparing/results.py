@@ -1,70 +1,16 @@
-"""The runs of a comparison: which are wanted, which are there, and what they come to."""
+"""The runs of a comparison that are there, and what they come to."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import anyoptim
 from anyoptim.comparing.race import Entry, Run
-from anyoptim.comparing.tasks import Task
-from anyoptim.names.lookup import optimizer_info
-from anyoptim.planning.suggestions import suited_arguments, usual_rates
-
-
-def entries(
-    names: Iterable[str],
-    task: Task,
-    *,
-    rates: Sequence[float] | str,
-    seeds: int,
-    steps: int,
-    optim_args: Mapping[str, str],
-) -> list[Entry]:
-    """Return the runs of a comparison in their order: by optimizer, rate, seed.
-
-    Args:
-        names: registered names.
-        task: the task.
-        rates: learning rates of every optimizer, ``"auto"`` for the lowest, middle and highest usual one of each, or
-            ``"high"`` for the highest.
-        seeds: how many, from 0.
-        steps: of each run.
-        optim_args: by name, what goes to the optimizer beside.
-
-    Raises:
-        UnknownOptimizerError: one of the names is not registered.
-    """
-    wanted = []
-    width = getattr(getattr(task.model(), "config", None), "hidden_size", None)
-    for name in dict.fromkeys(optimizer_info(each).name for each in names):
-        spec = optimizer_info(name)
-        low, middle, high = usual_rates(spec)
-        chosen = {"auto": [low, middle, high], "high": [high]}.get(rates, []) if isinstance(rates, str) else list(rates)
-        for rate in dict.fromkeys(chosen):
-            suited = suited_arguments(name, learning_rate=rate, width=width, optim_args=optim_args.get(name, ""))
-            text = str(suited.get("optim_args", ""))
-            wanted += [
-                Entry(task.name, name, text, rate, seed, steps, task.batch_size, _versions(spec.default.package))
-                for seed in range(seeds)
-            ]
-    return wanted
-
-
-def _versions(package: str) -> dict[str, str]:
-    found = {"anyoptim": anyoptim.__version__}
-    for each in ("torch", "transformers", package):
-        try:
-            found[each] = version(each)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class Results:

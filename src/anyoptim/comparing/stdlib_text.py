@@ -1,4 +1,4 @@
-"""Real text that every machine has: the source of Python's own standard library, byte by byte."""
+"""Real text that every machine has: the source of Python's own standard library and its manual, byte by byte."""
 
 from __future__ import annotations
 
@@ -52,6 +52,18 @@ def stdlib_bytes(length: int, *, train_bytes: int = 2_000_000, heldout_bytes: in
     heldout = sources[::10]
     train = [source for source in sources if source not in set(heldout)]
     return Bytes(_read(train, train_bytes), length), Bytes(_read(heldout, heldout_bytes), length)
+
+
+def prose_bytes(length: int, *, train_bytes: int = 400_000, heldout_bytes: int = 50_000) -> tuple[Bytes, Bytes]:
+    """Return a training set and a held-out set from the language reference that ``help()`` shows: English prose.
+
+    Args:
+        length: bytes per example.
+        train_bytes: size of the training text, from the beginning.
+        heldout_bytes: size of the held-out text, from the end.
+    """
+    text = (Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py").read_bytes()
+    return Bytes(text[:train_bytes], length), Bytes(text[-heldout_bytes:], length)
 
 
 def _read(sources: list[Path], enough: int) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from anyoptim.comparing.stdlib_text import VOCABULARY, stdlib_bytes
-from anyoptim.comparing.tasks import Task, load_task
+from anyoptim.comparing.task_loading import load_task
+from anyoptim.comparing.tasks import Task
 from anyoptim.errors import OptimError
 from anyoptim.integrations.models import load_config, make_model
 from anyoptim.text import shortened

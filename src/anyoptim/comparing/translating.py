@@ -62,7 +62,7 @@ def translate(
         weight_decay: the known decay; what is taken away at each step, rate times decay, stays.
         betas: the known ones.
         model: what is trained, as ``--model`` takes it, on bytes of text; the task's own if ``None``.
-        task: one, or its name: a built-in one or ``module:function``; see :func:`anyoptim.comparing.tasks.load_task`.
+        task: one, or its name: a built-in one or ``module:function``; see ``load_task``.
         steps: of each trial.
         seeds: how many weights and orders of data are tried.
         optim_args: by name, what else is said to the two.

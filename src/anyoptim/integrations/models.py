@@ -13,7 +13,7 @@ import torch
 from anyoptim.arguments.values import convert
 from anyoptim.errors import OptimError, did_you_mean
 from anyoptim.integrations.presets import PRESETS, architectures
-from anyoptim.names.packages import need_transformers
+from anyoptim.names.packages import load, need_transformers
 from anyoptim.text import said
 
 
@@ -173,6 +173,24 @@ def meta_model(source: str, dtype: str) -> Any:
     """
     weights: Any = convert(dtype, "torch.dtype", "--dtype")
     return make_model(load_config(source), device="meta", dtype=weights)
+
+
+def with_adapters(model: Any, rank: int = 16) -> Any:
+    """Return a model whose linear layers have LoRA adapters, which alone are trained.
+
+    Args:
+        model: a transformers model, which may be on the meta device.
+        rank: of the adapters.
+
+    Raises:
+        MissingPackageError: peft is not installed.
+        OptimError: peft finds nothing to adapt.
+    """
+    peft = load("peft", needed_by="LoRA", package="peft", install="pip install peft")
+    try:
+        return peft.get_peft_model(model, peft.LoraConfig(r=rank, target_modules="all-linear"))
+    except ValueError as error:
+        raise OptimError(f"peft cannot adapt {type(model).__name__}: {said(error)}") from error
 
 
 def _without_values() -> Any:

@@ -26,7 +26,9 @@ from anyoptim.memory.footprint import Footprint, footprint
 from anyoptim.memory.state import StateMemory, state_memory
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.planning.advice import advise
+from anyoptim.planning.curves import Schedule
 from anyoptim.planning.models import refuse_model
+from anyoptim.planning.page import plan_page
 from anyoptim.planning.refusals import refuse, refuse_flat_pieces
 from anyoptim.planning.table import plan_dict, plan_table
 from anyoptim.routing.groups import make_groups
@@ -153,19 +155,54 @@ class Plan(Blueprint):
             f" optimizer state {format_bytes(self.state_bytes)} (predicted)"
         )
 
-    def to_dict(self, ranks: int = 1, sharding: str = "fsdp2") -> dict[str, object]:
-        """Return the plan as plain values that JSON can hold; arguments as of :meth:`footprint`."""
-        has_model = self.routing is not None
-        memory = self._beside(ranks, sharding) if has_model else {}
-        return plan_dict(self, self.advice, self.memory, memory, ranks, sharding)
+    def to_dict(self, ranks: int = 1, sharding: str = "fsdp2", memory: int | None = None) -> dict[str, object]:
+        """Return the plan as plain values that JSON can hold; arguments as of :meth:`table`."""
+        return plan_dict(self, self.advice, self.memory, self._beside(ranks, sharding), ranks, sharding, memory)
 
-    def table(self, ranks: int = 1, sharding: str = "fsdp2") -> RenderableType:
-        """Return the plan as rich tables; arguments as of :meth:`footprint`."""
-        memory = self._beside(ranks, sharding) if self.routing is not None else {}
-        return plan_table(self, self.advice, memory, ranks, sharding)
+    def table(self, ranks: int = 1, sharding: str = "fsdp2", memory: int | None = None) -> RenderableType:
+        """Return the plan as rich tables, and bars of its memory.
+
+        Args:
+            ranks: as of :meth:`footprint`.
+            sharding: as of :meth:`footprint`.
+            memory: bytes that one process has: bars and a sentence say whether it fits.
+        """
+        return plan_table(self, self.advice, self._beside(ranks, sharding), ranks, sharding, memory)
+
+    def to_html(
+        self,
+        ranks: int = 1,
+        sharding: str = "fsdp2",
+        memory: int | None = None,
+        *,
+        schedule: Schedule | None = None,
+        model: str = "",
+        command: str = "",
+    ) -> str:
+        """Return the plan as one page that needs nothing else: memory, the model by layers, rates, advice.
+
+        Args:
+            ranks: as of :meth:`footprint`.
+            sharding: as of :meth:`footprint`.
+            memory: bytes that one process has: bars and a sentence say whether it fits.
+            schedule: what becomes of the rates; :func:`anyoptim.integrations.schedules.schedule_of` finds it.
+            model: what the page calls the model; its class if "".
+            command: what makes the same page again.
+
+        Raises:
+            OptimError: it was planned without a model.
+            MissingPackageError: jinja2 is not installed.
+        """
+        if self.model is None:
+            raise OptimError(f"{self.spec.name} was planned without a model; pass one to draw it.")
+        beside = self._beside(ranks, sharding)
+        name = model or type(self.model).__name__
+        return plan_page(self, self.advice, beside, ranks, sharding, memory, schedule, name, command)
 
     def _beside(self, ranks: int, sharding: str) -> dict[str, Footprint]:
-        """Return its own memory and AdamW's, by name."""
+        """Return its own memory and AdamW's, by name; nothing without a model."""
+        if self.routing is None:
+            return {}
         found = {self.spec.name: self.footprint(ranks, sharding)}
         if self.spec.name != BESIDE or is_stored(self.settings):
             other = BESIDE if self.spec.name != BESIDE else f"{BESIDE} as it is"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.memory.footprint import SHARDINGS, Footprint
 from anyoptim.memory.owned_state import Ownership, ownership
 from anyoptim.memory.state import StateMemory
-from anyoptim.names.composing import MEMBER
+from anyoptim.planning.bars import memory_bars, verdict
+from anyoptim.planning.treatments import Treatment, number, set_by, treatments
 from anyoptim.routing.places import shape_of
 from anyoptim.routing.routes import Route
 from anyoptim.text import collapse, format_bytes, plain
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def plan_table(
-    plan: Blueprint, advice: Iterable[str], memory: Mapping[str, Footprint], ranks: int, sharding: str
+    plan: Blueprint,
+    advice: Iterable[str],
+    memory: Mapping[str, Footprint],
+    ranks: int,
+    sharding: str,
+    available: int | None,
 ) -> RenderableType:
     """Return a plan as rich tables: what is built, its hyperparameters, its groups, its memory, its advice.
 
@@ -29,6 +35,7 @@ def plan_table(
         memory: the footprint of it, and of what stands beside it, by name; empty without a model.
         ranks: processes that the memory is for; see ``Plan.footprint``.
         sharding: how they share it.
+        available: bytes that one process has; ``None`` if nobody asks whether it fits.
     """
     from rich.console import Group
     from rich.table import Table
@@ -60,16 +67,17 @@ def plan_table(
         groups.add_column("tensors", justify="right", no_wrap=True)
         groups.add_column("elements", justify="right", no_wrap=True)
         groups.add_column("role", no_wrap=True)
-        rows = list(_parameter_rows(plan))
-        # a column in which every row is the same says nothing
-        shown = [title for title in _OPTIONAL if len({row[title] for row in rows}) > 1 or title == "weight decay"]
+        rows = list(parameter_rows(plan))
+        shown = telling(rows)
         for title in shown:
             number = title in ("lr", "weight decay", "rank")
             groups.add_column(title.replace(" ", "\n"), justify="right" if number else "left", overflow="fold")
         for row in rows:
             groups.add_row(*(Text(row[title]) for title in ("names", "tensors", "elements", "role", *shown)))
         parts.append(groups)
-        parts.append(_memory_table(plan, memory, ranks, sharding))
+        parts += [_memory_table(plan, memory, ranks, sharding), memory_bars(memory, memory=available)]
+        if available is not None:
+            parts.append(Text(verdict(spec.name, memory[spec.name], available), style="bold"))
         if memory[spec.name].exchange:
             parts.append(_owners_table(ownership(plan, ranks, sharded=SHARDINGS[sharding].weights), ranks))
     for sentence in advice:
@@ -83,20 +91,32 @@ def _memory_table(plan: Blueprint, memory: Mapping[str, Footprint], ranks: int, 
     from rich.table import Table
     from rich.text import Text
 
-    assert plan.routing is not None
-    title = f"memory of each of {ranks} ranks under {sharding}" if ranks > 1 or sharding != "fsdp2" else "memory"
-    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    table = Table(box=None, padding=(0, 2, 0, 0), title=memory_title(ranks, sharding), title_justify="left")
     table.add_column("")
-    for name in memory:
+    for name in (*memory, "bytes each"):
         table.add_column(name, justify="right", no_wrap=True)
-    own = memory[plan.spec.name]
-    trained = sum(route.place.numel for route in plan.routing.routes)
-    table.add_column("bytes each", justify="right", no_wrap=True)
+    for row in memory_rows(plan, memory):
+        table.add_row(*row)
+    return Group(table, Text(memory_notes(plan, memory, ranks), style="dim"))
+
+
+def memory_title(ranks: int, sharding: str) -> str:
+    """Return what memory it is."""
+    return f"memory of each of {ranks} ranks under {sharding}" if ranks > 1 or sharding != "fsdp2" else "memory"
+
+
+def memory_rows(plan: Blueprint, memory: Mapping[str, Footprint]) -> Iterator[tuple[str, ...]]:
+    """Yield what is held, how much of it by each name, and how much the plan's own is for each trainable element."""
+    own, trained = memory[plan.spec.name], _trained(plan)
     for row, label in _MEMORY.items():
         sizes = [getattr(each, row) for each in memory.values()]
         if any(sizes) or row in _ALWAYS:
-            text = label.format(where=own.where)
-            table.add_row(text, *map(format_bytes, sizes), _each(getattr(own, row), trained))
+            yield label.format(where=own.where), *map(format_bytes, sizes), _each(getattr(own, row), trained)
+
+
+def memory_notes(plan: Blueprint, memory: Mapping[str, Footprint], ranks: int) -> str:
+    """Return what stands below the numbers: of how many elements they are, and how they were found."""
+    own, trained = memory[plan.spec.name], _trained(plan)
     notes = [f"{trained:,} trainable elements"]
     if ranks == 1 and own.state is not None:
         notes.append(f"{own.state / trained:.3g} bytes of state for each")
@@ -104,7 +124,11 @@ def _memory_table(plan: Blueprint, memory: Mapping[str, Footprint], ranks: int, 
     later = plan.implementation.limits.get("memory", "")
     if later:
         notes.append(later.partition(" (")[0])
-    return Group(table, Text("; ".join(notes), style="dim"))
+    return "; ".join(notes)
+
+
+def _trained(plan: Blueprint) -> int:
+    return sum(route.place.numel for route in plan.routing.routes) if plan.routing else 0
 
 
 def _owners_table(owned: Ownership, ranks: int) -> RenderableType:
@@ -153,8 +177,10 @@ def plan_dict(
     memory: Mapping[str, Footprint],
     ranks: int,
     sharding: str,
+    available: int | None,
 ) -> dict[str, object]:
     """Return a plan as plain values that JSON can hold; arguments as of ``plan_table``, and the bytes of its state."""
+    own = memory[plan.spec.name].total if memory else None
     return {
         "name": plan.spec.name,
         "implementation": plan.implementation.name,
@@ -173,7 +199,7 @@ def plan_dict(
                 "target": route.is_target,
                 "decays": route.decays,
                 "rule": route.rule,
-                "set_by": _set_by(route),
+                "set_by": set_by(route),
                 "pieces": route.pieces.label if route.pieces else None,
             }
             for route in (plan.routing.routes if plan.routing else ())
@@ -187,6 +213,8 @@ def plan_dict(
         "memory": {
             "ranks": ranks,
             "sharding": sharding if ranks > 1 else None,
+            "available": available,
+            "fits": None if available is None or own is None else own <= available,
             **{name: each.to_dict() for name, each in memory.items()},
         },
         "owners": _owners(plan, ranks, sharding) if memory and memory[plan.spec.name].exchange else None,
@@ -206,54 +234,30 @@ def _owners(plan: Blueprint, ranks: int, sharding: str) -> dict[str, int]:
 _OPTIONAL = ("optimizer", "lr", "weight decay", "rank", "pieces", "target by", "set by")
 
 
-def _parameter_rows(plan: Blueprint) -> Iterator[dict[str, str]]:
+def telling(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the optional columns of ``parameter_rows`` that say something: one of equal cells does not."""
+    return [title for title in _OPTIONAL if len({row[title] for row in rows}) > 1 or title == "weight decay"]
+
+
+def parameter_rows(plan: Blueprint) -> Iterator[dict[str, str]]:
     """Yield a row for the parameters of one role that one rule puts into one group, layers written as ranges."""
-    assert plan.routing is not None
-    group_of = {id(parameter): group for group in plan.groups for parameter in group["params"]}
-    kinds: dict[tuple[str, ...], list[Route]] = {}
-    for route in plan.routing.routes:
-        group = group_of[id(route.parameter)]
-        member = str(group.get(MEMBER, plan.spec.target_optimizer))
-        decay = _number(group.get("weight_decay"))
-        rank = str(group.get("rank", "full"))
-        pieces = route.pieces.label if route.pieces else "-"
-        kinds.setdefault((str(route.role), member, decay, rank, pieces, route.rule, _set_by(route)), []).append(route)
-    for (role, member, decay, rank, pieces, rule, set_by), routes in kinds.items():
-        by_name = {route.name: route for route in routes}
-        rate = plan.settings.get("lr") if member == plan.spec.target_optimizer else _fallback_rate(plan)
+    kinds: dict[tuple[str, Treatment], list[tuple[Route, Treatment]]] = {}
+    for route, treatment in treatments(plan):
+        kinds.setdefault((str(route.role), treatment._replace(rate=None)), []).append((route, treatment))
+    for (role, same), members in kinds.items():
+        by_name = {route.name: (route, treatment) for route, treatment in members}
         for text, names in collapse(list(by_name)):
-            rates = [group_of[id(by_name[name].parameter)].get("lr", rate) for name in names]
+            rates = [by_name[name][1].rate for name in names]
             yield {
                 "names": text,
                 "tensors": str(len(names)),
-                "elements": f"{sum(by_name[name].place.numel for name in names):,}",
+                "elements": f"{sum(by_name[name][0].place.numel for name in names):,}",
                 "role": role,
-                "optimizer": member,
-                "lr": " … ".join(dict.fromkeys(map(_number, (rates[0], rates[-1])))),
-                "weight decay": decay,
-                "rank": rank,
-                "pieces": pieces,
-                "target by": rule,
-                "set by": set_by,
+                "optimizer": same.optimizer,
+                "lr": " … ".join(dict.fromkeys(map(number, (rates[0], rates[-1])))),
+                "weight decay": number(same.decay),
+                "rank": same.rank,
+                "pieces": same.pieces,
+                "target by": same.rule,
+                "set by": same.set_by,
             }
-
-
-def _fallback_rate(plan: Blueprint) -> object:
-    setting = plan.settings.of_fallback("lr")
-    return setting.value if setting else None
-
-
-def _set_by(route: Route) -> str:
-    """Write what adjusts a route, with the values that have no column of their own."""
-    if route.adjustment is None:
-        return "-"
-    others = [
-        f"{key}={value}"
-        for key, value in route.adjustment.values.items()
-        if key not in ("lr", "lr_ratio", "weight_decay")
-    ]
-    return f"{route.adjustment.rule}: {', '.join(others)}" if others else route.adjustment.rule
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
