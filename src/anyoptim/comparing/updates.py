@@ -271,4 +271,4 @@ def norm(values: Tensor) -> float:
     vector = start.expand(len(stack), -1, -1)
     for _ in range(_ITERATIONS):
         vector = stack.mT @ (stack @ functional.normalize(vector, dim=1))
-    return statistics.median(vector.norm(dim=(1, 2)).sqrt().tolist())
+    return float(statistics.median(vector.norm(dim=(1, 2)).sqrt().tolist()))
