@@ -55,7 +55,7 @@ def lines() -> list[Any]:
 
 def takes_long(line: str) -> bool:
     """Whether it starts processes or trains for long."""
-    long = ("accelerate", "torchrun", "anyoptim compare", "anyoptim demo", "anyoptim check")
+    long = ("accelerate", "torchrun", "anyoptim compare", "anyoptim translate", "anyoptim demo", "anyoptim check")
     return line.startswith(long) and "--check" not in line
 
 

@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from anyoptim.arguments.parsing import parse_optim_args as parse_optim_args
     from anyoptim.building.wide_weights import fp32_weights as fp32_weights
+    from anyoptim.comparing.translating import translate as translate
+    from anyoptim.comparing.translation import Translation as Translation
     from anyoptim.errors import CheckpointError as CheckpointError
     from anyoptim.errors import MissingPackageError as MissingPackageError
     from anyoptim.errors import OptimArgsError as OptimArgsError
@@ -63,6 +65,8 @@ _HOME = {
     "Implementation": "names.spec",
     "OptimizerSpec": "names.spec",
     "Traits": "names.spec",
+    "Translation": "comparing.translation",
+    "translate": "comparing.translating",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604  # every name of _HOME is a string

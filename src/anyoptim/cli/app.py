@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import anyoptim
-from anyoptim.cli import check, compare, demo, doctor, info, list, plan, recommend, run
+from anyoptim.cli import check, compare, demo, doctor, info, list, plan, recommend, run, translate
 from anyoptim.cli.output import INTERRUPTED, print_error
 from anyoptim.cli.usage import Commands, is_usage_error, usage_sentence
 from anyoptim.errors import OptimError
@@ -40,6 +40,7 @@ _add("info", info, info.info_command)
 _add("plan", plan, plan.plan_command)
 _add("recommend", recommend, recommend.recommend_command)
 _add("compare", compare, compare.compare_command)
+_add("translate", translate, translate.translate_command)
 _add("run", run, run.run_command, context_settings=run.SETTINGS)
 _add("check", check, check.check_command)
 _add("doctor", doctor, doctor.doctor_command)

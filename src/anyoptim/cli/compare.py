@@ -49,7 +49,7 @@ def compare_command(
     What is finished is kept: after an interrupt, the same command goes on.
     """
     rates = _rates(lr)
-    of_each = dict(_of_one(text) for text in optim_args or ())
+    of_each = dict(of_one(text) for text in optim_args or ())
     run_comparison(
         names,
         task=task,
@@ -121,7 +121,12 @@ def _rates(text: str) -> list[float] | str:
     return rates
 
 
-def _of_one(text: str) -> tuple[str, str]:
+def of_one(text: str) -> tuple[str, str]:
+    """Return the name and the values that ``--optim-args NAME:key=value`` has.
+
+    Raises:
+        OptimError: there is no name, or no optimizer of it.
+    """
     name, colon, values = text.rpartition(":")
     if not colon:
         raise OptimError(f"--optim-args {text!r} has no optimizer; write it as NAME:key=value,key=value.")

@@ -1,0 +1,178 @@
+"""What short trainings of two optimizers say about each other: how many times as far one of them moves the weights."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from anyoptim.comparing.updates import Sizes, Trial
+from anyoptim.errors import OptimError
+from anyoptim.names.role import LINEAR, MATRICES, Role
+
+Counts = Callable[[Sizes], bool]
+"""Whether a parameter counts."""
+
+_HIDDEN = (LINEAR - {Role.OUTPUT_HEAD, Role.ROUTER}) | {Role.CONVOLUTION}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as far the second optimizer moves the weights, over parameters, steps and seeds.
+
+    Args:
+        middle: the median.
+        low: the tenth percentile.
+        high: the ninetieth.
+    """
+
+    middle: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How two optimizers move the parameters of one role, or the outputs.
+
+    Args:
+        role: the role, or ``"outputs"``.
+        elements: of all its parameters.
+        source: RMS of an update over that of the first weights, the median, ``None`` where these are zero; of outputs
+            RMS of the change.
+        target: the same of the second optimizer.
+        source_norm: largest singular value of an update over that of the first weight; ``None`` of vectors.
+        target_norm: the same of the second optimizer.
+        ratio: of the norms, of vectors that of the RMS.
+    """
+
+    role: str
+    elements: int
+    source: float | None
+    target: float | None
+    source_norm: float | None
+    target_norm: float | None
+    ratio: Ratio
+
+
+def ratio(sources: Sequence[Trial], targets: Sequence[Trial], counts: Counts) -> Ratio:
+    """Compare the norms of updates at the same steps of the same parameters and seeds.
+
+    Args:
+        sources: trials of the first optimizer.
+        targets: of the second one, with seeds of the first's.
+        counts: which parameters.
+
+    Raises:
+        OptimError: one of the two moves none of them.
+    """
+    found = _of_pairs(_pairs(sources, targets, counts))
+    if found is None:
+        raise OptimError(
+            f"{sources[0].name} and {targets[0].name} move no weight in common in so few steps; take more --steps."
+        )
+    return found
+
+
+def ratio_of_outputs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Ratio | None:
+    """Compare how far the outputs go between the same steps; ``None`` where a model gives no logits.
+
+    Args:
+        sources: trials of the first optimizer.
+        targets: of the second one, with seeds of the first's.
+    """
+    return _of_pairs(_output_pairs(sources, targets))
+
+
+def moved_outputs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Moved | None:
+    """Return how both move the outputs, in units of the logits."""
+    found = ratio_of_outputs(sources, targets)
+    if found is None:
+        return None
+    first, second = (
+        statistics.median(each for trial in trials for each in trial.outputs) for trials in (sources, targets)
+    )
+    return Moved("outputs", 0, first, second, None, None, found)
+
+
+def _of_pairs(pairs: Iterable[tuple[float, float]]) -> Ratio | None:
+    logs = sorted(math.log(second / first) for first, second in pairs)
+    if not logs:
+        return None
+    return Ratio(*(math.exp(each) for each in (statistics.median(logs), _at(logs, 0.1), _at(logs, 0.9))))
+
+
+def _output_pairs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Iterator[tuple[float, float]]:
+    of_seed = {trial.seed: trial.outputs for trial in sources}
+    for trial in targets:
+        pairs = zip(of_seed[trial.seed], trial.outputs, strict=False)
+        yield from (pair for pair in pairs if min(pair) > 0 and math.isfinite(sum(pair)))
+
+
+def deciding(trial: Trial) -> Counts:
+    """Return which parameters the rate goes by: hidden matrices, else all matrices, else all; a fallback's never."""
+    own = [each for each in trial.sizes if not each.in_fallback]
+    return _first_of(own, (lambda each: each.role in _HIDDEN, lambda each: each.role in MATRICES))
+
+
+def deciding_fallback(trial: Trial) -> Counts | None:
+    """Return which parameters the rate of a fallback goes by: its matrices, else all; ``None`` without a fallback."""
+    own = [each for each in trial.sizes if each.in_fallback]
+    return _first_of(own, (lambda each: each.role in MATRICES,)) if own else None
+
+
+def moved(sources: Sequence[Trial], targets: Sequence[Trial]) -> Iterator[Moved]:
+    """Yield how both move each role, in the order of the model; roles that one of the two leaves alone are left out."""
+    for role in dict.fromkeys(each.role for each in sources[0].sizes):
+        of_role = [each for each in sources[0].sizes if each.role is role]
+
+        def counts(each: Sizes, role: Role = role) -> bool:
+            return each.role is role
+
+        if not any(_pairs(sources, targets, counts)):
+            continue
+        matrices = role in MATRICES
+        yield Moved(
+            str(role),
+            sum(each.elements for each in of_role),
+            _relative(sources, counts, lambda each: (each.rms, each.weight)),
+            _relative(targets, counts, lambda each: (each.rms, each.weight)),
+            _relative(sources, counts, lambda each: (each.norms, each.norm)) if matrices else None,
+            _relative(targets, counts, lambda each: (each.norms, each.norm)) if matrices else None,
+            ratio(sources, targets, counts),
+        )
+
+
+def _first_of(own: Sequence[Sizes], rules: Sequence[Counts]) -> Counts:
+    for rule in rules:
+        names = frozenset(each.name for each in own if rule(each))
+        if names:
+            return lambda each: each.name in names
+    names = frozenset(each.name for each in own)
+    return lambda each: each.name in names
+
+
+def _pairs(sources: Sequence[Trial], targets: Sequence[Trial], counts: Counts) -> Iterator[tuple[float, float]]:
+    of_seed = {trial.seed: {each.name: each for each in trial.sizes} for trial in sources}
+    for trial in targets:
+        for second in filter(counts, trial.sizes):
+            first = of_seed[trial.seed][second.name]
+            yield from (pair for pair in zip(first.norms, second.norms, strict=False) if min(pair) > 0)
+
+
+def _relative(
+    trials: Sequence[Trial], counts: Counts, sizes: Callable[[Sizes], tuple[Sequence[float], float]]
+) -> float | None:
+    found = [
+        value / whole
+        for trial in trials
+        for values, whole in map(sizes, filter(counts, trial.sizes))
+        for value in values
+        if whole > 0
+    ]
+    return statistics.median(found) if found else None
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    return ordered[round(share * (len(ordered) - 1))]
