@@ -1,0 +1,310 @@
+"""What steps do to the weights, measured now and then: sums that stay on the device until somebody asks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.optim import Optimizer
+
+from anyoptim.engines.distributed import local, whole
+from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.engines.readings import Label, Reading, Row, Sums
+from anyoptim.engines.samples import gradient_of, moves, share, square, weight_sample
+from anyoptim.engines.wrapper import rate
+
+EVERY = 10
+"""A step out of so many is measured in a loop."""
+
+
+class _Before(NamedTuple):
+    """Of a parameter, before a step: a sample of it, and of its gradient the sum of squares and where it is not 0."""
+
+    weights: Tensor
+    squares: Tensor | None
+    moves: Tensor | None
+
+    def driven(self) -> Tensor:
+        """Return which of the sample have a gradient other than zero: all where that is not known."""
+        return torch.ones_like(self.weights, dtype=torch.bool) if self.moves is None else self.moves
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Sums of the parameters on one device, still there.
+
+    Args:
+        places: of the parameters among all.
+        sums: (6, parameters), of all processes.
+    """
+
+    places: Sequence[int]
+    sums: Tensor
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A measured step of which nothing has been read.
+
+    Args:
+        reading: without its rows.
+        labels: of all parameters.
+        rates: that were applied to them.
+        parts: the sums.
+        overflow: a scaler's word on whether nothing was stepped.
+    """
+
+    reading: Reading
+    labels: Sequence[Label]
+    rates: Sequence[Any]
+    parts: Sequence[_Part]
+    overflow: Tensor | None
+
+    def read(self) -> Reading | None:
+        """Wait for the device and return the numbers; ``None`` of a step that did not happen."""
+        if self.overflow is not None and bool(whole(self.overflow)):
+            return None
+        found: dict[int, Sums] = {}
+        for part in self.parts:
+            found.update(zip(part.places, (Sums(*column) for column in part.sums.T.tolist()), strict=True))
+        rows = [
+            Row(label, found[place], None if lr is None else float(lr))
+            for place, (label, lr) in enumerate(zip(self.labels, self.rates, strict=True))
+            if place in found and found[place].elements
+        ]
+        return replace(self.reading, rows=rows)
+
+
+class Monitor:
+    """Measures the steps of an optimizer: how far weights move, by role and by layer.
+
+    A step is measured through samples of its weights before and after, out of hooks of the optimizer. Nothing is
+    measured in between, and no value is read from a device before :meth:`read`. Where processes share parameters,
+    their sums are added up as the step ends, so that one process alone may ask.
+
+    A copy of an optimizer has no hooks, so a monitor is copied, and pickled, as ``None``.
+
+    Args:
+        labels: of the parameters, group by group.
+        moves_early: weights move before ``step()``, out of our sight.
+        advise: what is to be said of a reading, of which each sentence is a warning.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[Sequence[Label]],
+        *,
+        moves_early: bool = False,
+        advise: Callable[[Reading], Sequence[str]] | None = None,
+    ) -> None:
+        self.every = EVERY
+        """Which steps are measured, where nobody who logs says it: one out of so many."""
+        self._due: Callable[[int], bool] | None = None
+        self._labels = labels
+        self._moves_early = moves_early
+        self._advise = advise
+        self._steps = 0
+        self._before: dict[Tensor, _Before] = {}
+        self._step: _Step | None = None
+        self._reading: Reading | None = None
+        self._told = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Measure an optimizer's steps from now on."""
+        optimizer.register_step_pre_hook(self._step_begins)
+        optimizer.register_step_post_hook(self._step_ends)
+        if isinstance(optimizer, FusedBackward):
+            optimizer.before_update = self._take
+
+    # ------------------------------------------------------------ what is asked
+
+    def reading(self) -> Reading | None:
+        """Return the last step that was measured, in full; ``None`` before there is one."""
+        step, self._step = self._step, None
+        found = None if step is None else step.read()
+        if found is not None:
+            self._reading = found
+            for sentence in self._advise(found) if self._advise else ():
+                warnings.warn(sentence, stacklevel=3)
+        return self._reading
+
+    def read(self) -> dict[str, float]:
+        """Return the numbers of the last step that was measured, by the keys of the Trainer's logs."""
+        found = self.reading()
+        return {} if found is None else found.flat()
+
+    def news(self) -> dict[str, float]:
+        """Return the numbers of a step that was measured since the last call; nothing where there is none."""
+        found = self.reading()
+        if found is None or found.step == self._told:
+            return {}
+        self._told = found.step
+        return found.flat()
+
+    # ------------------------------------------------------------ what is measured
+
+    def follow(self, optimizer: Optimizer, due: Callable[[int], bool]) -> None:
+        """Measure the steps that somebody is going to log.
+
+        Args:
+            optimizer: whose.
+            due: whether a step is; its number is counted from here on, the first is 1.
+        """
+        done = self._steps
+        self._due = lambda step: due(step - done)
+        if self._moves_early:
+            self._take_all(optimizer)
+
+    @property
+    def _measures(self) -> bool:
+        step = self._steps + 1
+        return step % self.every == 0 if self._due is None else self._due(step)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
+    def _step_begins(self, optimizer: Optimizer, *_: Any) -> None:
+        if not (self._moves_early or isinstance(optimizer, FusedBackward)):
+            self._take_all(optimizer)
+
+    def _take_all(self, optimizer: Optimizer) -> None:
+        self._before.clear()
+        if self._measures:
+            for _, _, parameter in _trainable(optimizer):
+                self._take(optimizer, parameter)
+
+    @torch.no_grad()
+    def _take(self, optimizer: Optimizer, parameter: Tensor) -> None:
+        """Look at a parameter that is about to be updated."""
+        if not self._measures or parameter in self._before:
+            return
+        gradient = gradient_of(parameter)
+        self._before[parameter] = _Before(
+            weight_sample(parameter, optimizer.state.get(parameter, {})),
+            None if gradient is None else square(gradient),
+            None if gradient is None else moves(gradient),
+        )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
+    @torch.no_grad()
+    def _step_ends(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._measures and (self._before or not self._moves_early):
+            self._step = self._measured(optimizer)
+        self._before.clear()
+        self._steps += 1
+        if self._moves_early:
+            self._take_all(optimizer)
+
+    def _measured(self, optimizer: Optimizer) -> _Step:
+        scaled = vars(optimizer)  # by a scaler, which leaves an optimizer to unscale by itself
+        every = list(_trainable(optimizer))
+        parts: dict[Any, list[tuple[int, Tensor]]] = {}
+        for place, (_, _, parameter) in enumerate(every):
+            parts.setdefault(_shared_by(parameter), []).append((place, parameter))
+        groups = optimizer.param_groups
+        labels = [self._label(group, at) for group, at, _ in every]
+        rates = [_rate_of(groups[group], label.rate) for (group, _, _), label in zip(every, labels, strict=True)]
+        return _Step(
+            Reading(self._steps + 1, (), not self._moves_early, _at_peak(groups)),
+            labels,
+            rates,
+            [
+                _Part([place for place, _ in members], self._sums(optimizer, members, scaled.get("grad_scale")))
+                for members in parts.values()
+            ],
+            scaled.get("found_inf"),
+        )
+
+    def _label(self, group: int, at: int) -> Label:
+        known = group < len(self._labels) and at < len(self._labels[group])
+        return self._labels[group][at] if known else Label()  # of a group that was added later
+
+    def _sums(self, optimizer: Optimizer, members: Sequence[tuple[int, Tensor]], scale: Tensor | None) -> Tensor:
+        """Return the sums of parameters on one device that the same processes share."""
+        zero = torch.zeros((), device=local(members[0][1].detach()).device)
+        found = [(at, each, self._seen(each)) for at, (_, each) in enumerate(members)]
+        measured = [(at, each, before) for at, each, before in found if before is not None]
+        rows = [[zero] * len(members) for _ in Sums._fields]
+        if measured:
+            old = torch.cat([before.weights for _, _, before in measured])
+            new = torch.cat([weight_sample(each, optimizer.state.get(each, {})) for _, each, _ in measured])
+            driven = torch.cat([before.driven() for _, _, before in measured])
+            shares = [share(each) for _, each, _ in measured]
+            sizes = [before.weights.numel() for _, _, before in measured]
+            norms = [
+                *(torch._foreach_norm(torch.split(each, sizes), 2) for each in (new - old, old)),
+                *(
+                    torch._foreach_norm(torch.split(each.to(old.dtype), sizes), 1)
+                    for each in (driven & (new == old), driven)
+                ),
+            ]
+            for norm in norms[:2]:
+                torch._foreach_mul_(norm, norm)
+            for norm in norms:
+                torch._foreach_mul_(norm, [times for _, times in shares])
+            squares = [zero if before.squares is None else before.squares for _, _, before in measured]
+            if scale is not None:
+                torch._foreach_div_(squares, scale.to(zero.device).square())
+            for row, values in zip(rows, (*norms, squares, [zero + count for count, _ in shares]), strict=True):
+                for (at, _, _), value in zip(measured, values, strict=True):
+                    row[at] = value.float()
+        return _added_up(torch.stack([torch.stack(row) for row in rows]), members[0][1])
+
+    def _seen(self, parameter: Tensor) -> _Before | None:
+        """Return what was taken of a parameter that had a gradient, by now at least: a closure makes one."""
+        before = self._before.get(parameter)
+        if before is None or before.squares is not None or self._moves_early:
+            return before
+        gradient = gradient_of(parameter)
+        return None if gradient is None else before._replace(squares=square(gradient))
+
+
+def _trainable(optimizer: Optimizer) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield the parameters that are trained, each with its group and its place there."""
+    for index, group in enumerate(optimizer.param_groups):
+        for at, parameter in enumerate(group["params"]):
+            if parameter.requires_grad:
+                yield index, at, parameter
+
+
+def _shared_by(parameter: Tensor) -> Any:
+    """Return what parameters have in common whose sums can be added up at once."""
+    if not isinstance(parameter, DTensor):
+        return parameter.device
+    return parameter.device, parameter.device_mesh, _pending(parameter)
+
+
+def _pending(parameter: DTensor) -> tuple[Partial | Replicate, ...]:
+    return tuple(Replicate() if each.is_replicate() else Partial() for each in parameter.placements)
+
+
+def _added_up(sums: Tensor, parameter: Tensor) -> Tensor:
+    """Return the sums of all processes that hold parts of a parameter, those that hold the same one counted once."""
+    if not isinstance(parameter, DTensor):
+        return sums
+    return whole(DTensor.from_local(sums, parameter.device_mesh, _pending(parameter), run_check=False))
+
+
+def _rate_of(group: dict[str, Any], key: str) -> Any:
+    """Return the learning rate that a step has applied to a group, as it is now; ``None`` where there is none."""
+    if group.get(key, group.get("lr")) is None:
+        return None
+    found = rate({**group, "lr": group.get(key, group.get("lr"))})
+    return found.clone() if isinstance(found, Tensor) else found
+
+
+def _at_peak(groups: Sequence[dict[str, Any]]) -> float:
+    """Return the largest rate in units of the one that a schedule scales; 1 where there is none, or it is not known."""
+    ratios = [
+        group["lr"] / group["initial_lr"]
+        for group in groups
+        if isinstance(group.get("lr"), (int, float)) and isinstance(group.get("initial_lr"), (int, float))
+        if group["initial_lr"]
+    ]
+    return max(ratios, default=1.0)
