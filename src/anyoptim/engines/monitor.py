@@ -5,46 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.optim import Optimizer
 
-from anyoptim.engines.distributed import local, whole
+from anyoptim.engines.distributed import whole
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.engines.monitor_sums import Before, Part, parts
 from anyoptim.engines.readings import Label, Reading, Row, Sums
-from anyoptim.engines.samples import gradient_of, moves, share, square, weight_sample
+from anyoptim.engines.samples import gradient_of, norm
 from anyoptim.engines.wrapper import rate
 
 EVERY = 10
 """A step out of so many is measured in a loop."""
-
-
-class _Before(NamedTuple):
-    """Of a parameter, before a step: a sample of it, and of its gradient the sum of squares and where it is not 0."""
-
-    weights: Tensor
-    squares: Tensor | None
-    moves: Tensor | None
-
-    def driven(self) -> Tensor:
-        """Return which of the sample have a gradient other than zero: all where that is not known."""
-        return torch.ones_like(self.weights, dtype=torch.bool) if self.moves is None else self.moves
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Sums of the parameters on one device, still there.
-
-    Args:
-        places: of the parameters among all.
-        sums: (6, parameters), of all processes.
-    """
-
-    places: Sequence[int]
-    sums: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +37,7 @@ class _Step:
     reading: Reading
     labels: Sequence[Label]
     rates: Sequence[Any]
-    parts: Sequence[_Part]
+    parts: Sequence[Part]
     overflow: Tensor | None
 
     def read(self) -> Reading | None:
@@ -71,7 +46,7 @@ class _Step:
             return None
         found: dict[int, Sums] = {}
         for part in self.parts:
-            found.update(zip(part.places, (Sums(*column) for column in part.sums.T.tolist()), strict=True))
+            found.update(part.read())
         rows = [
             Row(label, found[place], None if lr is None else float(lr))
             for place, (label, lr) in enumerate(zip(self.labels, self.rates, strict=True))
@@ -109,7 +84,7 @@ class Monitor:
         self._moves_early = moves_early
         self._advise = advise
         self._steps = 0
-        self._before: dict[Tensor, _Before] = {}
+        self._before: dict[Tensor, Before] = {}
         self._step: _Step | None = None
         self._reading: Reading | None = None
         self._told = 0
@@ -184,12 +159,7 @@ class Monitor:
         """Look at a parameter that is about to be updated."""
         if not self._measures or parameter in self._before:
             return
-        gradient = gradient_of(parameter)
-        self._before[parameter] = _Before(
-            weight_sample(parameter, optimizer.state.get(parameter, {})),
-            None if gradient is None else square(gradient),
-            None if gradient is None else moves(gradient),
-        )
+        self._before[parameter] = Before.of(optimizer, parameter)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
     @torch.no_grad()
@@ -202,67 +172,29 @@ class Monitor:
             self._take_all(optimizer)
 
     def _measured(self, optimizer: Optimizer) -> _Step:
-        scaled = vars(optimizer)  # by a scaler, which leaves an optimizer to unscale by itself
+        scaler = vars(optimizer)  # what one leaves there for an optimizer that unscales by itself
         every = list(_trainable(optimizer))
-        parts: dict[Any, list[tuple[int, Tensor]]] = {}
-        for place, (_, _, parameter) in enumerate(every):
-            parts.setdefault(_shared_by(parameter), []).append((place, parameter))
-        groups = optimizer.param_groups
         labels = [self._label(group, at) for group, at, _ in every]
-        rates = [_rate_of(groups[group], label.rate) for (group, _, _), label in zip(every, labels, strict=True)]
+        groups = optimizer.param_groups
         return _Step(
             Reading(self._steps + 1, (), not self._moves_early, _at_peak(groups)),
             labels,
-            rates,
-            [
-                _Part([place for place, _ in members], self._sums(optimizer, members, scaled.get("grad_scale")))
-                for members in parts.values()
-            ],
-            scaled.get("found_inf"),
+            [_rate_of(groups[group], label.rate) for (group, _, _), label in zip(every, labels, strict=True)],
+            parts(optimizer, [(each, self._seen(each)) for _, _, each in every], scaler.get("grad_scale")),
+            scaler.get("found_inf"),
         )
 
     def _label(self, group: int, at: int) -> Label:
         known = group < len(self._labels) and at < len(self._labels[group])
         return self._labels[group][at] if known else Label()  # of a group that was added later
 
-    def _sums(self, optimizer: Optimizer, members: Sequence[tuple[int, Tensor]], scale: Tensor | None) -> Tensor:
-        """Return the sums of parameters on one device that the same processes share."""
-        zero = torch.zeros((), device=local(members[0][1].detach()).device)
-        found = [(at, each, self._seen(each)) for at, (_, each) in enumerate(members)]
-        measured = [(at, each, before) for at, each, before in found if before is not None]
-        rows = [[zero] * len(members) for _ in Sums._fields]
-        if measured:
-            old = torch.cat([before.weights for _, _, before in measured])
-            new = torch.cat([weight_sample(each, optimizer.state.get(each, {})) for _, each, _ in measured])
-            driven = torch.cat([before.driven() for _, _, before in measured])
-            shares = [share(each) for _, each, _ in measured]
-            sizes = [before.weights.numel() for _, _, before in measured]
-            norms = [
-                *(torch._foreach_norm(torch.split(each, sizes), 2) for each in (new - old, old)),
-                *(
-                    torch._foreach_norm(torch.split(each.to(old.dtype), sizes), 1)
-                    for each in (driven & (new == old), driven)
-                ),
-            ]
-            for norm in norms[:2]:
-                torch._foreach_mul_(norm, norm)
-            for norm in norms:
-                torch._foreach_mul_(norm, [times for _, times in shares])
-            squares = [zero if before.squares is None else before.squares for _, _, before in measured]
-            if scale is not None:
-                torch._foreach_div_(squares, scale.to(zero.device).square())
-            for row, values in zip(rows, (*norms, squares, [zero + count for count, _ in shares]), strict=True):
-                for (at, _, _), value in zip(measured, values, strict=True):
-                    row[at] = value.float()
-        return _added_up(torch.stack([torch.stack(row) for row in rows]), members[0][1])
-
-    def _seen(self, parameter: Tensor) -> _Before | None:
+    def _seen(self, parameter: Tensor) -> Before | None:
         """Return what was taken of a parameter that had a gradient, by now at least: a closure makes one."""
         before = self._before.get(parameter)
-        if before is None or before.squares is not None or self._moves_early:
+        if before is None or before.norm is not None or self._moves_early:
             return before
         gradient = gradient_of(parameter)
-        return None if gradient is None else before._replace(squares=square(gradient))
+        return None if gradient is None else before._replace(norm=norm(gradient))
 
 
 def _trainable(optimizer: Optimizer) -> Iterator[tuple[int, int, Tensor]]:
@@ -271,24 +203,6 @@ def _trainable(optimizer: Optimizer) -> Iterator[tuple[int, int, Tensor]]:
         for at, parameter in enumerate(group["params"]):
             if parameter.requires_grad:
                 yield index, at, parameter
-
-
-def _shared_by(parameter: Tensor) -> Any:
-    """Return what parameters have in common whose sums can be added up at once."""
-    if not isinstance(parameter, DTensor):
-        return parameter.device
-    return parameter.device, parameter.device_mesh, _pending(parameter)
-
-
-def _pending(parameter: DTensor) -> tuple[Partial | Replicate, ...]:
-    return tuple(Replicate() if each.is_replicate() else Partial() for each in parameter.placements)
-
-
-def _added_up(sums: Tensor, parameter: Tensor) -> Tensor:
-    """Return the sums of all processes that hold parts of a parameter, those that hold the same one counted once."""
-    if not isinstance(parameter, DTensor):
-        return sums
-    return whole(DTensor.from_local(sums, parameter.device_mesh, _pending(parameter), run_check=False))
 
 
 def _rate_of(group: dict[str, Any], key: str) -> Any:

@@ -67,8 +67,8 @@ def moves(gradient: Tensor) -> Tensor | None:
     return None if gradient.layout != torch.strided else sample(gradient) != 0
 
 
-def square(gradient: Tensor) -> Tensor:
-    """Return the sum of a gradient's squares, in at least fp32."""
+def norm(gradient: Tensor) -> Tensor:
+    """Return a gradient's norm, in at least fp32."""
     values = gradient if gradient.layout == torch.strided else gradient.coalesce().values()
-    norm: Tensor = torch.linalg.vector_norm(values, dtype=wide(values.dtype))
-    return norm.square()
+    found: Tensor = torch.linalg.vector_norm(values, dtype=wide(values.dtype))
+    return found
