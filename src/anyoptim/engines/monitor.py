@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from anyoptim.engines.samples import gradient_of, norm
 from anyoptim.engines.wrapper import rate
 
 EVERY = 10
-"""A step out of so many is measured in a loop."""
+"""A step out of so many is measured in a loop, and the first one."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,20 @@ class _Step:
     parts: Sequence[Part]
     overflow: Tensor | None
 
-    def read(self) -> Reading | None:
+    def sums(self) -> dict[int, Sums]:
+        """Wait for the device and return what was measured of each parameter that was stepped, by its place."""
+        read = (each for part in self.parts for each in part.read())
+        return {place: sums for place, sums in read if sums.elements}
+
+    def read(self, first: Mapping[int, Sums]) -> Reading | None:
         """Wait for the device and return the numbers; ``None`` of a step that did not happen."""
         if self.overflow is not None and bool(whole(self.overflow)):
             return None
-        found: dict[int, Sums] = {}
-        for part in self.parts:
-            found.update(part.read())
+        found = self.sums()
         rows = [
-            Row(label, found[place], None if lr is None else float(lr))
+            Row.of(label, found[place], None if lr is None else float(lr), first.get(place))
             for place, (label, lr) in enumerate(zip(self.labels, self.rates, strict=True))
-            if place in found and found[place].elements
+            if place in found
         ]
         return replace(self.reading, rows=rows)
 
@@ -86,6 +89,8 @@ class Monitor:
         self._steps = 0
         self._before: dict[Tensor, Before] = {}
         self._step: _Step | None = None
+        self._first: _Step | None = None
+        self._first_sums: dict[int, Sums] | None = None
         self._reading: Reading | None = None
         self._told = 0
 
@@ -104,7 +109,9 @@ class Monitor:
     def reading(self) -> Reading | None:
         """Return the last step that was measured, in full; ``None`` before there is one."""
         step, self._step = self._step, None
-        found = None if step is None else step.read()
+        if self._first_sums is None and self._first is not None:
+            self._first_sums = self._first.sums()
+        found = None if step is None else step.read(self._first_sums or {})
         if found is not None:
             self._reading = found
             for sentence in self._advise(found) if self._advise else ():
@@ -141,6 +148,8 @@ class Monitor:
     @property
     def _measures(self) -> bool:
         step = self._steps + 1
+        if self._first is None:  # what comes later is held against it
+            return True
         return step % self.every == 0 if self._due is None else self._due(step)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
@@ -166,6 +175,7 @@ class Monitor:
     def _step_ends(self, optimizer: Optimizer, *_: Any) -> None:
         if self._measures and (self._before or not self._moves_early):
             self._step = self._measured(optimizer)
+            self._first = self._first or self._step
         self._before.clear()
         self._steps += 1
         if self._moves_early:
@@ -177,7 +187,7 @@ class Monitor:
         labels = [self._label(group, at) for group, at, _ in every]
         groups = optimizer.param_groups
         return _Step(
-            Reading(self._steps + 1, (), not self._moves_early, _at_peak(groups)),
+            Reading(self._steps + 1, (), not self._moves_early, _at_peak(groups), any("d" in each for each in groups)),
             labels,
             [_rate_of(groups[group], label.rate) for (group, _, _), label in zip(every, labels, strict=True)],
             parts(optimizer, [(each, self._seen(each)) for _, _, each in every], scaler.get("grad_scale")),

@@ -7,16 +7,20 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
-from anyoptim.engines.readings import Measured, Reading
+from anyoptim.engines.readings import Reading
 
 VANISHING = 0.5
 """Share of zero updates."""
 EXPLODING = 10.0
-"""Relative update of a layer in units of the middle one's."""
-USUAL, FAR = 1e-3, 0.3
-"""Relative updates; the first steps of a small model with small weights may make 0.1."""
+"""How far a layer moves, in units of the middle one's way."""
+FAR = 1.0
+"""How far weights move in units of the size with which they began. Sound runs of small models, whose rates are the
+highest, stay below 0.5 after the first steps; 0.001 is usual in large ones."""
+_SOUND = 0.05
 _STEEP = 0.01
-"""Relative update below which no layer explodes, however still the others are."""
+"""Below which no layer explodes, however still the others are."""
+_FIRST = 5
+"""Steps in which moments are young, and updates as large as can be."""
 _AT_PEAK = 0.5
 """Of a schedule's rate: in warmup, and as a rate falls to zero, updates are smaller than they should be."""
 _FEW = 4
@@ -24,7 +28,7 @@ _FEW = 4
 
 
 class Advice:
-    """Says what two readings one after the other show, each thing once.
+    """Says what readings show, each thing once.
 
     Args:
         name: of the optimizer.
@@ -34,16 +38,13 @@ class Advice:
     def __init__(self, name: str, mend: str) -> None:
         self._name = name
         self._mend = mend
-        self._seen: set[str] = set()
         self._said: set[str] = set()
 
     def __call__(self, reading: Reading) -> list[str]:
-        """Return the sentences of a reading that comes after another."""
-        found = dict(self._found(reading))
-        due = [kind for kind in found if kind in self._seen and kind not in self._said]
-        self._seen = set(found)
-        self._said.update(due)
-        return [f"{self._name}: {found[kind]}." for kind in due]
+        """Return the sentences of a reading that comes after others."""
+        found = {kind: sentence for kind, sentence in self._found(reading) if kind not in self._said}
+        self._said.update(found)
+        return [f"{self._name}: {sentence}." for sentence in found.values()]
 
     def _found(self, reading: Reading) -> Iterator[tuple[str, str]]:
         """Yield what is wrong, each with the kind that it is."""
@@ -54,7 +55,12 @@ class Advice:
 
     def _vanishing(self, rounded: Reading) -> Iterator[tuple[str, str]]:
         worst = max(rounded.by_role.items(), key=lambda item: item[1].zero_updates or 0.0, default=None)
-        if worst is None or rounded.at_peak < _AT_PEAK or (worst[1].zero_updates or 0.0) <= VANISHING:
+        if (
+            worst is None
+            or rounded.step < _FIRST
+            or rounded.at_peak < _AT_PEAK
+            or (worst[1].zero_updates or 0.0) <= VANISHING
+        ):
             return
         yield (
             "vanishing",
@@ -63,40 +69,32 @@ class Advice:
         )
 
     def _exploding(self, matrices: Reading) -> Iterator[tuple[str, str]]:
-        layers = {
-            name: each.relative_update
-            for name, each in matrices.by_layer.items()
-            if name.startswith("layer_") and each.relative_update is not None
-        }
-        if len(layers) < _FEW:
+        strides = matrices.strides(lambda label: label.layer if label.layer.startswith("layer_") else "")
+        if len(strides) < _FEW or matrices.step < _FIRST:
             return
-        name, size = max(layers.items(), key=lambda item: item[1])
-        middle = statistics.median(layers.values())
+        name, size = max(strides.items(), key=lambda item: item[1])
+        middle = statistics.median(strides.values())
         if size > max(EXPLODING * middle, _STEEP):
             yield (
                 "exploding",
-                f"{_spelt(name)} explodes: step {matrices.step} has moved its matrices by {size:.2g} of their size,"
-                f" where the middle layer's moved by {middle:.2g}; clip gradients with max_grad_norm, or give the"
-                " layer a smaller rate with groups=",
+                f"{_spelt(name)} explodes: step {matrices.step} has moved its matrices by {size:.2g} of the size they"
+                f" began with, where the middle layer's moved by {middle:.2g}; clip gradients with max_grad_norm, or"
+                " give the layer a smaller rate with groups=",
             )
 
     def _far(self, matrices: Reading) -> Iterator[tuple[str, str]]:
-        worst = max(matrices.by_role.items(), key=_relative, default=None)
-        if worst is None or matrices.at_peak < _AT_PEAK or _relative(worst) <= FAR:
+        strides = matrices.strides(lambda label: label.role)
+        name, size = max(strides.items(), key=lambda item: item[1], default=("", 0.0))
+        if size <= FAR or matrices.step < _FIRST or matrices.estimates_rates:
             return
-        measured = worst[1]
-        rate = "" if measured.lr is None else f" at lr={measured.lr:.2g}"
-        lower = 10.0 ** -round(math.log10(_relative(worst) / USUAL))
-        mend = "lower learning_rate" if measured.lr is None else f"try a rate near {measured.lr * lower:.0e}"
+        lr = matrices.by_role[name].lr
+        lower = 10.0 ** -math.ceil(math.log10(size / _SOUND))
+        rate, mend = ("", "lower learning_rate") if lr is None else (f" at lr={lr:.2g}", f"try lr={lr * lower:.1g}")
         yield (
             "far",
-            f"step {matrices.step} has moved {_spelt(worst[0])} by {_relative(worst):.2g} of their size{rate}, where"
-            f" about {USUAL:g} is usual; {mend}",
+            f"step {matrices.step} has moved {_spelt(name)} by {size:.2g} times the size it began with{rate}, where"
+            f" less than {_SOUND:g} is usual; {mend}",
         )
-
-
-def _relative(item: tuple[str, Measured]) -> float:
-    return item[1].relative_update or 0.0
 
 
 def _spelt(key: str) -> str:

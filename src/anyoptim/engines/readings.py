@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 PREFIX = "monitor/"
 """What stands before each key of a log."""
+
+_NEAR_ZERO = 1e-3
+"""The RMS of weights below which they are new, whatever an update is in units of it."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,32 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter in a measured step."""
+    """One parameter in a measured step.
+
+    Args:
+        label: what is known of it.
+        sums: what was measured.
+        lr: the learning rate that was applied.
+        began: the sum of its squares when its steps began; of weights that began near zero, now.
+    """
 
     label: Label
     sums: Sums
     lr: float | None
+    began: float
+
+    @classmethod
+    def of(cls, label: Label, sums: Sums, lr: float | None, first: Sums | None) -> Row:
+        """Return a row.
+
+        Args:
+            label: what is known of the parameter.
+            sums: what was measured.
+            lr: the learning rate.
+            first: what was measured in the first step.
+        """
+        grown = first is None or first.weights < sums.elements * _NEAR_ZERO**2
+        return cls(label, sums, lr, sums.weights if grown or first is None else first.weights)
 
 
 @dataclass(frozen=True)
@@ -88,12 +112,14 @@ class Reading:
         rows: the parameters that had a gradient.
         sees_gradients: whether the sums of gradients are known.
         at_peak: the applied learning rate in units of the schedule's own; 1 without a schedule.
+        estimates_rates: the optimizer finds its step size by itself.
     """
 
     step: int
     rows: Sequence[Row]
     sees_gradients: bool = True
     at_peak: float = 1.0
+    estimates_rates: bool = False
 
     @cached_property
     def by_role(self) -> dict[str, Measured]:
@@ -107,14 +133,16 @@ class Reading:
 
     def by(self, key: Callable[[Label], str]) -> dict[str, Measured]:
         """Return what was measured of the parameters that share a key, but for those whose key is empty."""
+        return {name: self._measured(rows) for name, rows in self._rows_by(key).items()}
+
+    def _rows_by(self, key: Callable[[Label], str]) -> dict[str, list[Row]]:
         found: dict[str, list[Row]] = {}
         for row in self.rows:
             if key(row.label):
                 found.setdefault(key(row.label), []).append(row)
-        return {name: self._measured(rows) for name, rows in sorted(found.items())}
+        return dict(sorted(found.items()))
 
-    def _measured(self, rows: Iterable[Row]) -> Measured:
-        rows = list(rows)
+    def _measured(self, rows: Sequence[Row]) -> Measured:
         sums = Sums(*map(sum, zip(*(row.sums for row in rows), strict=True)))
         rated = [(row.lr, row.sums.elements) for row in rows if row.lr is not None]
         return Measured(
@@ -124,6 +152,17 @@ class Reading:
             grad_norm=math.sqrt(sums.gradients) if self.sees_gradients else None,
             lr=_mean(rated),
         )
+
+    def strides(self, key: Callable[[Label], str]) -> dict[str, float]:
+        """Return how far weights moved, in units of the size with which they began.
+
+        A rate that is too high makes weights so large that its updates look small beside them.
+        """
+        return {
+            name: math.sqrt(sum(row.sums.updates for row in rows) / sum(row.began for row in rows))
+            for name, rows in self._rows_by(key).items()
+            if any(row.began for row in rows)
+        }
 
     def flat(self) -> dict[str, float]:
         """Return all numbers by the keys of the Trainer's logs, ``monitor/update_rms/hidden_matrix``."""
