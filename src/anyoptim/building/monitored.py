@@ -31,7 +31,6 @@ def monitored(optimizer: Optimizer, blueprint: Blueprint) -> None:
     labels = _Labels(blueprint)
     monitor = Monitor(
         [[labels.of(group, parameter) for parameter in group["params"]] for group in optimizer.param_groups],
-        moves_early=blueprint.implementation.updates_in_backward,
         advise=Advice(blueprint.spec.name, mend_of_lost_updates(settings)),
     )
     monitor.attach(optimizer)

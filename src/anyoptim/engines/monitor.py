@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,7 +70,6 @@ class Monitor:
 
     Args:
         labels: of the parameters, group by group.
-        moves_early: weights move before ``step()``, out of our sight.
         advise: what is to be said of a reading, of which each sentence is a warning.
     """
 
@@ -77,18 +77,17 @@ class Monitor:
         self,
         labels: Sequence[Sequence[Label]],
         *,
-        moves_early: bool = False,
         advise: Callable[[Reading], Sequence[str]] | None = None,
     ) -> None:
         self.every = EVERY
         """Which steps are measured, where nobody who logs says it: one out of so many."""
         self._due: Callable[[int], bool] | None = None
         self._labels = labels
-        self._moves_early = moves_early
         self._advise = advise
         self._steps = 0
         self._before: dict[Tensor, Before] = {}
-        self._step: _Step | None = None
+        self._unread: deque[_Step] = deque(maxlen=2)
+        """The last measured step, and the one before while a scaler may have left out the last."""
         self._first: _Step | None = None
         self._first_sums: dict[int, Sums] | None = None
         self._reading: Reading | None = None
@@ -108,10 +107,12 @@ class Monitor:
 
     def reading(self) -> Reading | None:
         """Return the last step that was measured, in full; ``None`` before there is one."""
-        step, self._step = self._step, None
         if self._first_sums is None and self._first is not None:
             self._first_sums = self._first.sums()
-        found = None if step is None else step.read(self._first_sums or {})
+        found = None
+        while self._unread and found is None:
+            found = self._unread.pop().read(self._first_sums or {})
+        self._unread.clear()
         if found is not None:
             self._reading = found
             for sentence in self._advise(found) if self._advise else ():
@@ -133,17 +134,14 @@ class Monitor:
 
     # ------------------------------------------------------------ what is measured
 
-    def follow(self, optimizer: Optimizer, due: Callable[[int], bool]) -> None:
+    def follow(self, due: Callable[[int], bool]) -> None:
         """Measure the steps that somebody is going to log.
 
         Args:
-            optimizer: whose.
             due: whether a step is; its number is counted from here on, the first is 1.
         """
         done = self._steps
         self._due = lambda step: due(step - done)
-        if self._moves_early:
-            self._take_all(optimizer)
 
     @property
     def _measures(self) -> bool:
@@ -153,11 +151,9 @@ class Monitor:
         return step % self.every == 0 if self._due is None else self._due(step)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
-    def _step_begins(self, optimizer: Optimizer, *_: Any) -> None:
-        if not (self._moves_early or isinstance(optimizer, FusedBackward)):
-            self._take_all(optimizer)
-
-    def _take_all(self, optimizer: Optimizer) -> None:
+    def _step_begins(self, optimizer: Optimizer, *__: Any) -> None:
+        if isinstance(optimizer, FusedBackward):  # which tells of each parameter
+            return
         self._before.clear()
         if self._measures:
             for _, _, parameter in _trainable(optimizer):
@@ -173,13 +169,14 @@ class Monitor:
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's
     @torch.no_grad()
     def _step_ends(self, optimizer: Optimizer, *_: Any) -> None:
-        if self._measures and (self._before or not self._moves_early):
-            self._step = self._measured(optimizer)
-            self._first = self._first or self._step
+        if self._measures:
+            step = self._measured(optimizer)
+            self._first = self._first or step
+            if step.overflow is None:
+                self._unread.clear()
+            self._unread.append(step)
         self._before.clear()
         self._steps += 1
-        if self._moves_early:
-            self._take_all(optimizer)
 
     def _measured(self, optimizer: Optimizer) -> _Step:
         scaler = vars(optimizer)  # what one leaves there for an optimizer that unscales by itself
@@ -187,7 +184,7 @@ class Monitor:
         labels = [self._label(group, at) for group, at, _ in every]
         groups = optimizer.param_groups
         return _Step(
-            Reading(self._steps + 1, (), not self._moves_early, _at_peak(groups), any("d" in each for each in groups)),
+            Reading(self._steps + 1, (), _at_peak(groups), any("d" in each for each in groups)),
             labels,
             [_rate_of(groups[group], label.rate) for (group, _, _), label in zip(every, labels, strict=True)],
             parts(optimizer, [(each, self._seen(each)) for _, _, each in every], scaler.get("grad_scale")),
@@ -201,7 +198,7 @@ class Monitor:
     def _seen(self, parameter: Tensor) -> Before | None:
         """Return what was taken of a parameter that had a gradient, by now at least: a closure makes one."""
         before = self._before.get(parameter)
-        if before is None or before.norm is not None or self._moves_early:
+        if before is None or before.norm is not None:
             return before
         gradient = gradient_of(parameter)
         return None if gradient is None else before._replace(norm=norm(gradient))

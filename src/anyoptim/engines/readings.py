@@ -41,7 +41,7 @@ class Sums(NamedTuple):
         updates: of the squares of how far its elements moved.
         weights: of their squares before the step.
         still: of those with a gradient, how many did not move.
-        driven: how many have a gradient other than zero; all where gradients are not seen.
+        driven: how many have a gradient other than zero; all where that is known after the step only.
         gradients: of the gradient's squares.
         elements: how many were measured.
     """
@@ -69,7 +69,7 @@ class Measured:
     update_rms: float
     relative_update: float | None
     zero_updates: float | None
-    grad_norm: float | None
+    grad_norm: float
     lr: float | None
 
 
@@ -110,14 +110,12 @@ class Reading:
     Args:
         step: its number since the optimizer was built, the first is 1.
         rows: the parameters that had a gradient.
-        sees_gradients: whether the sums of gradients are known.
         at_peak: the applied learning rate in units of the schedule's own; 1 without a schedule.
         estimates_rates: the optimizer finds its step size by itself.
     """
 
     step: int
     rows: Sequence[Row]
-    sees_gradients: bool = True
     at_peak: float = 1.0
     estimates_rates: bool = False
 
@@ -149,7 +147,7 @@ class Reading:
             update_rms=math.sqrt(sums.updates / sums.elements),
             relative_update=math.sqrt(sums.updates / sums.weights) if sums.weights else None,
             zero_updates=sums.still / sums.driven if sums.driven else None,
-            grad_norm=math.sqrt(sums.gradients) if self.sees_gradients else None,
+            grad_norm=math.sqrt(sums.gradients),
             lr=_mean(rated),
         )
 

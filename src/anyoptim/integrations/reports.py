@@ -34,7 +34,7 @@ class OptimizerRecord(TrainerCallback):
         state.stateful_callbacks[type(self).__name__] = {"args": {}, "attributes": _described(optimizer)}
         monitor = monitor_of(optimizer)
         if monitor is not None and args.logging_strategy == "steps":
-            monitor.follow(_inside(optimizer), _logged(args, state))
+            monitor.follow(_logged(args, state))
         if not _is_the_named_one(args, optimizer):
             warnings.warn(
                 f"optim={spelling.normalise(args.optim)!r} has no effect: {_title(optimizer)} trains, which the Trainer"

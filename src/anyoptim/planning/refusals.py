@@ -182,8 +182,16 @@ def _refuse_storage(spec: OptimizerSpec, settings: Settings, fields: Fields, rou
 
 
 def _refuse_monitor(spec: OptimizerSpec, settings: Settings, fields: Fields, model: nn.Module | None) -> None:
+    if not settings.get("monitor"):
+        return
+    package = settings.implementation.package
+    if settings.implementation.updates_in_backward:
+        raise UnsupportedError(
+            f"{spec.name}: monitor measures what step() does, and {package} updates in a backward pass of its own; leave"
+            " monitor out of optim_args, or take our lomo or adalomo."
+        )
     flat = model is not None and any(getattr(each, "_fsdp_flattened", False) for each in model.parameters())
-    if settings.get("monitor") and (flat or uses_deepspeed(fields)):
+    if flat or uses_deepspeed(fields):
         raise UnsupportedError(
             f"{spec.name}: monitor cannot tell the parameters of DeepSpeed's and FSDP1's flat pieces apart; leave"
             " monitor out of optim_args, or shard with FSDP2."
