@@ -15,6 +15,7 @@ from site_search import EXCLUDE
 import anyoptim
 from anyoptim.arguments.overrides import GROUP_OPTIONS
 from anyoptim.arguments.values import type_name
+from anyoptim.names.hyperparameters import MONITOR
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.registry import list_optimizers
 from anyoptim.names.spec import OptimizerSpec
@@ -63,8 +64,10 @@ def name_page(name: str) -> str:
     if limits:
         lines += ["", _heading("Limits"), "", *(f"- {key}: {reason}" for key, reason in sorted(limits.items()))]
     lines += ["", _heading("Use it"), "", *_use(spec), "", _heading("Hyperparameters"), "", hyperparameters(spec)]
+    up = "../" * (name.count("/") + 1)
     lines += ["", "Beside these, every optimizer that has param groups takes overrides for single groups:", ""]
-    lines += [f"`{', '.join(GROUP_OPTIONS)}` ([targets and groups]({'../' * (name.count('/') + 1)}targets.md))."]
+    lines += [f"`{', '.join(GROUP_OPTIONS)}` ([targets and groups]({up}targets.md)).", ""]
+    lines += [f"And every optimizer takes `{MONITOR.name}`: {MONITOR.help} ([monitor]({up}monitor.md))."]
     checks = _matrix().get(name, {}).get("checks", {})
     if checks:
         lines += ["", _heading("What was measured"), "", "| check | verdict | |", "| --- | --- | --- |"]

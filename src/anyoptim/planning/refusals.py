@@ -187,8 +187,8 @@ def _refuse_monitor(spec: OptimizerSpec, settings: Settings, fields: Fields, mod
     package = settings.implementation.package
     if settings.implementation.updates_in_backward:
         raise UnsupportedError(
-            f"{spec.name}: monitor measures what step() does, and {package} updates in a backward pass of its own; leave"
-            " monitor out of optim_args, or take our lomo or adalomo."
+            f"{spec.name}: monitor measures what step() does, and {package} updates in a backward pass of its own;"
+            " leave monitor out of optim_args, or take our lomo or adalomo."
         )
     flat = model is not None and any(getattr(each, "_fsdp_flattened", False) for each in model.parameters())
     if flat or uses_deepspeed(fields):
