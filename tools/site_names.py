@@ -16,6 +16,7 @@ from site_search import EXCLUDE
 import anyoptim
 from anyoptim.arguments.overrides import GROUP_OPTIONS
 from anyoptim.arguments.values import type_name
+from anyoptim.names.hyperparameters import MONITOR
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.registry import list_optimizers
 from anyoptim.names.spec import OptimizerSpec
@@ -80,7 +81,8 @@ def name_page(name: str) -> str:
         ]
     lines += [_heading("Hyperparameters"), "", hyperparameters(spec)]
     lines += ["", "Beside these, every optimizer that has param groups takes overrides for single groups:", ""]
-    lines += [f"`{', '.join(GROUP_OPTIONS)}` ([targets and groups]({_up(name)}targets.md))."]
+    lines += [f"`{', '.join(GROUP_OPTIONS)}` ([targets and groups]({_up(name)}targets.md)).", ""]
+    lines += [f"And every optimizer takes `{MONITOR.name}`: {MONITOR.help} ([monitor]({_up(name)}monitor.md))."]
     checks = _matrix().get(name, {}).get("checks", {})
     if checks:
         lines += ["", _heading("What was measured"), "", "| check | verdict | |", "| --- | --- | --- |"]

@@ -37,7 +37,7 @@ def _print_one(spec: OptimizerSpec) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from anyoptim.arguments.overrides import GROUP_OPTIONS
+    from anyoptim.arguments.keys import options_of
     from anyoptim.arguments.values import type_name
 
     print_rich(Text.assemble((spec.name, "bold"), f": {spec.summary}"))
@@ -65,7 +65,7 @@ def _print_one(spec: OptimizerSpec) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("optim_args", "type", "default", "meaning"):
         table.add_column(column, no_wrap=column != "meaning")
-    options = GROUP_OPTIONS.values() if spec.default.takes_groups and not spec.is_wrapper else ()
+    options = () if spec.is_wrapper else options_of(spec.default)
     prefix = f"{spec.name}_" if spec.is_wrapper else ""
     for each in (*spec.hyperparameters, *options):
         table.add_row(f"{prefix}{each.name}", type_name(each.type), str(plain(each.default)), _meaning(each))
