@@ -32,7 +32,7 @@ def evidence_lines(name: str) -> Iterator[str]:
     yield ""
     yield f"Training loss at its best learning rate, the mean of its seeds.{beside}"
     yield ""
-    yield "| task | held-out loss | AdamW | place | best `lr` |"
+    yield "| task | held out | AdamW | place | best `lr` |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     for each in found:
         all_of_it = evidence(each.task)
@@ -40,7 +40,8 @@ def evidence_lines(name: str) -> Iterator[str]:
         baseline = evidence_of(BASELINE, each.task)
         adamw = "-" if baseline is None else f"{baseline.loss:.3f}"
         loss = f"{each.loss:.3f} ({each.lowest:.3f} to {each.highest:.3f})"
-        yield f"| {tasks()[each.task].title} | {loss} | {adamw} | {place} | {each.lr:g} |"
+        about = tasks()[each.task]
+        yield f"| {about.title}, {about.measure} | {loss} | {adamw} | {place} | {each.lr:g} |"
     yield ""
     yield "These are [small models on short tasks](../evidence.md): no ranking for large ones."
 
