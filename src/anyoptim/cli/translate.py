@@ -40,7 +40,7 @@ def translate_command(
         ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="bytes, finetune, modular-addition, or module:function.")] = None,
-    steps: Annotated[int, typer.Option(min=10, help="Training steps of each trial.")] = 40,
+    steps: Annotated[int, typer.Option(min=5, help="Training steps of each trial.")] = 40,
     seeds: Annotated[int, typer.Option(min=1, help="Trials of each rate, from different weights and data.")] = 2,
     optim_args: Annotated[
         list[str] | None, typer.Option(help="NAME:key=value,… for one of the two; repeat it.")

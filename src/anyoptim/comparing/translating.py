@@ -27,7 +27,7 @@ from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.suggestions import suited_arguments, usual_rates
 
-STEPS, LEAST = 40, 10
+STEPS, LEAST = 40, 5
 """Of each trial, and the fewest."""
 SEEDS = 2
 NEAR = 1.1
