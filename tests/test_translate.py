@@ -130,6 +130,17 @@ def test_where_a_rule_of_thumb_does_better_it_is_taken() -> None:
     assert other.method == "measured" and any("arXiv 2302.06675" in note for note in other.notes)
 
 
+def test_a_rate_that_stays_is_half_of_one_that_falls() -> None:
+    there = translated("adamw_torch", "schedule_free_adamw", 1e-3)
+    (hidden,) = (each for each in there.moved if each.role == "hidden matrix")
+    back = translated("schedule_free_adamw", "adamw_torch", there.rate)
+    assert hidden.ratio.middle == pytest.approx(1, rel=0.3)
+    assert any("counts 0.5 times" in note for note in there.notes)
+    assert any("counts 2 times" in note for note in back.notes)
+    # what is tried is not halved
+    assert back.rate == pytest.approx(1e-3, rel=0.6)
+
+
 @pytest.mark.parametrize("name", ["prodigy", "dadapt_adam"])
 def test_what_finds_its_rate_itself(name: str) -> None:
     found = anyoptim.translate("adamw_torch", name, lr=1e-3)

@@ -24,6 +24,8 @@ STEPS, LEAST = 40, 5
 SEEDS = 2
 NEAR = 1.1
 """Updates whose sizes differ by less are alike."""
+FALLING = 0.5
+"""The mean of a schedule that falls to zero: a schedule-free optimizer, whose rate stays, gets so much of it."""
 _TRIALS = 3
 """So often the other optimizer is tried, each time at what the time before has shown."""
 
@@ -145,7 +147,10 @@ class _Pair:
         elif not 1 / 2 < found.by.middle < 2:
             notes.append(f"What {self.target.name} moves hardly grows with its rate: this one is a guess.")
         method, why = "measured", "there it moves the hidden matrices as far"
-        rate, rule = found.best.rate, rule_for(self.source, self.target)
+        mean = FALLING ** (self.target.traits.schedule_free - self.source.traits.schedule_free)
+        if mean != 1:
+            notes.append(f"One of the two keeps its rate while the other's falls: that counts {mean:g} times.")
+        rate, rule = found.best.rate * mean, rule_for(self.source, self.target)
         if rule is not None and rule.decides:
             rate, method, why = rule.rate(self.lr, self.source, self.target), "rule", rule.says
         elif rule is not None:
@@ -167,8 +172,8 @@ class _Pair:
             self.target.name,
             self.lr,
             rate,
-            _two_digits(found.tried.rate / found.by.high),
-            _two_digits(found.tried.rate / found.by.low),
+            _two_digits(mean * found.tried.rate / found.by.high),
+            _two_digits(mean * found.tried.rate / found.by.low),
             method,
             why,
             fallback,
