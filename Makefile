@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist worksteal
 # older transformers, each in an environment of its own with its own constraints file
 COMPAT := 4.57 5.0
 
-.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue across held docs pictures browser mutants peers benchmark gpu format clean
+.PHONY: demo test test-all lint types unit slow test-compat matrix check-matrix check-matrix-all catalogue across held state-bytes evidence docs pictures browser mutants peers benchmark gpu format clean
 
 demo: .venv/installed
 	$(BIN)/anyoptim demo $(DEMO)
@@ -63,6 +63,15 @@ across: .venv/installed
 # how state of the catalogue's names may be held between steps, by trying each; a quarter of an hour
 held: .venv/installed
 	$(BIN)/python tools/held.py
+
+# how many bytes of state each name keeps for a parameter, for its page; ten minutes
+state-bytes: .venv/installed
+	$(BIN)/python tools/state_bytes.py
+
+# which optimizer does well at its best learning rate, on three small tasks; what is there is not run again; two hours
+evidence: .venv/installed
+	PYTHONPATH=. $(BIN)/python benchmarks/evidence.py
+	PYTHONPATH=. $(BIN)/python tools/evidence.py
 
 # the conformance kit on every installed name: write what it finds, or compare it with what is written
 matrix: .venv/installed

@@ -51,12 +51,39 @@ def test_list() -> None:
 def test_info_in_this_process(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     from anyoptim.cli.info import info_command as info
 
-    info(name)
+    info([name])
     assert name in capsys.readouterr().out
-    info(name, as_json=True)
+    info([name], as_json=True)
     answer = json.loads(capsys.readouterr().out)
     assert answer["hyperparameters"][0]["name"] == "lr"
     assert answer["implementations"][0]["installed"]
+
+
+def test_list_by_licence() -> None:
+    found = json.loads(printed("list", "--licence", "mit", "--json"))
+    assert found and {each["licence"] for each in found} == {"MIT"}
+    some = {each["licence"] for each in json.loads(printed("list", "--licence", "BSD*", "--json"))}
+    assert some == {"BSD-2-Clause", "BSD-3-Clause"}
+    wrong = printed("list", "--licence", "appache-2.0", code=1)
+    assert "Did you mean 'Apache-2.0'?" in wrong and "BSD-2-Clause, BSD-3-Clause" in wrong
+    assert "No optimizer matches 'apollo*' under MIT" in printed("list", "apollo*", "--licence", "MIT", code=1)
+
+
+def test_two_names_side_by_side() -> None:
+    lines = printed("info", "muon", "adamw").splitlines()
+    cells = {re.split(r"\s{2,}", line)[0]: re.split(r"\s{2,}", line)[1:] for line in lines}
+    assert lines[0].split() == ["muon", "adamw_torch"]
+    assert cells["licence"] == ["Apache-2.0", "BSD-3-Clause"]
+    assert cells["bytes of state each, tiny-llama"][1] == "8"
+    assert cells["momentum"] == ["0.95", "-"] and cells["betas"] == ["-", "(0.9, 0.999)"]
+    # what is the same comes after what differs
+    assert lines.index(next(each for each in lines if each.startswith("lr "))) > lines.index(
+        next(each for each in lines if each.startswith("betas"))
+    )
+    both = json.loads(printed("info", "muon", "adamw", "--json"))
+    assert both == [json.loads(printed("info", each, "--json")) for each in ("muon", "adamw")]
+    assert "Did you mean 'muon'" in printed("info", "adamw", "muom", code=1)
+    assert "at most 4" in printed("info", "muon", "lion", "sgd", "adamw", "lamb", code=1)
 
 
 def test_info() -> None:

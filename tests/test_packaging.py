@@ -71,7 +71,12 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
     source = ROOT / "src" / "anyoptim"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert own == {name for name in files if "__pycache__" not in name}
-    assert {"py.typed", "comparing/report.html.j2", "integrations/startup/sitecustomize.py"} <= own
+    assert {
+        "py.typed",
+        "comparing/report.html.j2",
+        "planning/page.html.j2",
+        "integrations/startup/sitecustomize.py",
+    } <= own
     assert any(name.startswith("catalog/index/") for name in own)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -15,8 +15,7 @@ from transformers import TrainingArguments
 import anyoptim
 from anyoptim.cli.recommend import recommend_command
 from anyoptim.integrations.models import load_config, make_model, meta_model, with_adapters
-from anyoptim.planning.evidence import evidence
-from anyoptim.planning.recommending import ROOM, SHOWN, Recommended, recommend
+from anyoptim.planning.recommending import ROOM, SHOWN, Recommended, ranked, recommend
 from anyoptim.planning.suggestions import suited_arguments, usual_rates
 from anyoptim.text import format_bytes, read_bytes
 
@@ -28,7 +27,7 @@ NAMED_BARE = [
 NAMED = [name for name in anyoptim.list_optimizers(installed=True) if "/" not in name]
 
 
-MEASURED = [each.name for each in evidence("bytes") if not each.optim_args]
+MEASURED = ranked("pretrain")
 
 
 def names_of(found: Recommended) -> list[str]:
@@ -127,7 +126,7 @@ def test_what_the_command_says() -> None:
     answer = json.loads(printed(*words, "--json"))
     assert answer["task"] == "pretrain" and 1 <= len(answer["recommended"]) <= SHOWN
     *first, last = answer["recommended"]
-    losses = [each["evidence"]["loss"] for each in first]
+    losses = [each["evidence"][0]["loss"] for each in first]
     assert losses == sorted(losses)
     # where the best need the host's memory, one line does without
     assert all(each["memory"]["where"] == "host" for each in first) and last["memory"]["where"] == ""

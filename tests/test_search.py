@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,9 @@ class Curve:
         error = "diverged" if loss is None else ""
         self.runs[entry] = Run(entry, "torch", "torch", (), (), loss, (), 0.0, 0, error)
 
-    def search(self, highest: float, seeds: int = 3) -> list[Entry]:
+    def search(self, highest: float, *, late: bool = False) -> list[Entry]:
         done = []
-        for entry in searched(self.entry, self.runs.get, highest, steps=STEPS, seeds=seeds):
+        for entry in searched(self.entry, self.runs.get, highest, steps=STEPS, seeds=3, late=late):
             self.run(entry)
             done.append(entry)
         return done
@@ -53,6 +54,20 @@ def test_the_best_rate_has_a_whole_run_on_each_side_and_all_seeds(best: float, h
     assert {each.seed for each in done if each.learning_rate == lowest and each.steps == STEPS} == {0, 1, 2}
     assert len({each.learning_rate for each in done if each.steps < STEPS}) >= RATES
     assert len(done) == len(set(done))
+
+
+def test_where_understanding_comes_late_all_runs_are_whole() -> None:
+    done = Curve(1.0).search(0.1, late=True)
+    assert {each.steps for each in done} == {STEPS}
+    assert len({each.learning_rate for each in done}) >= RATES
+    assert {each.learning_rate for each in done if each.seed == 2} == {1.0}
+
+
+def test_wrong_answers_count_where_there_are_answers() -> None:
+    entry = Curve(1.0).entry(0.1, 0, STEPS)
+    run = Run(entry, "torch", "torch", (), (), 4.0, ((50, 0.25), (100, 0.75)), 0.0, 0)
+    assert run.score == 0.25 and replace(run, accuracies=()).score == 4.0
+    assert replace(run, heldout_loss=None).score is None
 
 
 def test_rates_that_fail_are_no_best_one() -> None:

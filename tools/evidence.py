@@ -26,6 +26,7 @@ from benchmarks.evidence import RESULTS, SEEDS, SUBJECTS, TASKS, Subject
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "src" / "anyoptim" / "planning" / "evidence.json"
 PICTURES = ROOT / "docs" / "pictures"
+MEASURES = {False: "held-out loss", True: "wrong answers"}
 TITLES = {"bytes": "text", "finetune": "fine-tune", "modular-addition": "modular addition"}
 TEXT, OWN, BESIDE, OTHERS = "#808080", "#dd6633", "#4477aa", "#bbbbbb"  # read on white and on black
 COLUMNS = 5
@@ -57,7 +58,14 @@ def collected() -> dict[str, Any]:
     for name in (each for each in TASKS if (RESULTS / f"{each}.jsonl").exists()):
         task = TASKS[name]()
         count = sum(each.numel() for each in task.model().parameters())
-        about = {"name": name, "title": TITLES[name], "summary": task.summary, "steps": task.steps, "parameters": count}
+        about = {
+            "name": name,
+            "title": TITLES[name],
+            "summary": task.summary,
+            "steps": task.steps,
+            "parameters": count,
+            "measure": MEASURES[task.accuracy_at is not None],
+        }
         tasks.append(about)
         there = Results(RESULTS / f"{name}.jsonl")
         for subject in SUBJECTS:
@@ -76,12 +84,12 @@ def collected() -> dict[str, Any]:
 def summary(subject: Subject, runs: Sequence[Run]) -> dict[str, Any] | None:
     """Return what the whole runs of a search came to; ``None`` where all of them failed."""
     whole = [each for each in runs if each.heldout_loss is not None]
-    first = sorted((each.entry.learning_rate, each.heldout_loss) for each in whole if each.entry.seed == 0)
+    first = sorted((each.entry.learning_rate, each.score) for each in whole if each.entry.seed == 0)
     if not first:
         return None
     lr, _ = min(first, key=lambda pair: pair[1] or 0.0)
     best = [each for each in whole if each.entry.learning_rate == lr]
-    losses = [each.heldout_loss or 0.0 for each in best]
+    losses = [each.score or 0.0 for each in best]
     return {
         "name": subject.name,
         "optim_args": subject.optim_args,
@@ -120,7 +128,7 @@ def rates(task: str) -> None:
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     figure.supxlabel("learning rate", fontsize=9)
-    figure.supylabel("held-out loss, nats", fontsize=9)
+    figure.supylabel(known.tasks()[task].measure, fontsize=9)
     figure.savefig(PICTURES / f"evidence-{task}-rates.svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -142,7 +150,7 @@ def front(task: str) -> None:
     for each in [*best, *(each for each in found if each.label == BASELINE and each not in best)]:
         if each.loss <= limit:
             axis.annotate(each.label, (each.state, each.loss), xytext=(4, -10), textcoords="offset points", fontsize=8)
-    axis.set(xlabel="bytes of state for each parameter", ylabel="held-out loss, nats")
+    axis.set(xlabel="bytes of state for each parameter", ylabel=known.tasks()[task].measure)
     axis.set_ylim(top=limit)
     figure.savefig(PICTURES / f"evidence-{task}-front.svg", transparent=True, metadata={"Date": None})
     pyplot.close(figure)
@@ -170,16 +178,17 @@ def tables() -> Iterator[str]:
     """Yield the lines of the page that are measured."""
     for task in known.tasks().values():
         found = known.evidence(task.name)
+        measure = task.measure[0].upper() + task.measure[1:]
         adamw = next(each for each in found if each.label == BASELINE)
         yield f"## {task.title[0].upper()}{task.title[1:]}"
         yield ""
         yield f"{task.summary} {task.parameters:,} parameters, {task.steps} steps."
         yield ""
-        yield f"![held-out loss against bytes of state](pictures/evidence-{task.name}-front.svg)"
+        yield f"![{task.measure} against bytes of state](pictures/evidence-{task.name}-front.svg)"
         yield ""
-        yield "Loss against bytes of state. The line joins those that no other one beats in both."
+        yield f"{measure} against bytes of state. The line joins those that no other one beats in both."
         yield ""
-        yield "| optimizer | held-out loss | against AdamW | best `lr` | step | state |"
+        yield f"| optimizer | {task.measure} | against AdamW | best `lr` | step | state |"
         yield "| --- | ---: | ---: | ---: | ---: | ---: |"
         for each in found:
             args = f" `{each.optim_args}`" if each.optim_args else ""
@@ -190,9 +199,9 @@ def tables() -> Iterator[str]:
                 f" | {each.state:.3g} |"
             )
         yield ""
-        yield f"![held-out loss against learning rate](pictures/evidence-{task.name}-rates.svg)"
+        yield f"![{task.measure} against learning rate](pictures/evidence-{task.name}-rates.svg)"
         yield ""
-        yield "Loss of one seed against the rate; AdamW's is dashed. A flat curve forgives a wrong rate."
+        yield f"{measure} of one seed against the rate; AdamW's is dashed. A flat curve forgives a wrong rate."
         yield ""
 
 

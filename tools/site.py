@@ -17,6 +17,7 @@ from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 from mkdocs.utils.templates import TemplateContext
 from site_commands import commands_page
+from site_evidence import of_name, picture
 from site_languages import ALTERNATE, alternates, language, navigation
 from site_matrix import with_filters
 from site_names import hyperparameters, index_page, name_page, names
@@ -37,6 +38,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages["changelog.md"] = (ROOT / "CHANGELOG.md").read_text()
     for uri, text in pages.items():
         files.append(File.generated(config, uri, content=text))
+    for name in names():
+        found = of_name(name)
+        if found:
+            files.append(File.generated(config, f"names/pictures/{name}.svg", content=picture(found)))
     waiting = [(each.src_uri, each.content_string) for each in files.documentation_pages()]
     while waiting:
         uri, text = waiting.pop()

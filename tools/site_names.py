@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.exceptions import PluginError
+from site_evidence import evidence_lines
 from site_search import EXCLUDE
 
 import anyoptim
 from anyoptim.arguments.overrides import GROUP_OPTIONS
 from anyoptim.arguments.values import type_name
+from anyoptim.names.hyperparameters import MONITOR
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.registry import list_optimizers
 from anyoptim.names.spec import OptimizerSpec
@@ -39,6 +41,12 @@ def _matrix() -> dict[str, Any]:
     return found
 
 
+@cache
+def _state_bytes() -> dict[str, float]:
+    found: dict[str, float] = json.loads((DOCS / "state_bytes.json").read_text())
+    return found
+
+
 def name_page(name: str) -> str:
     """Write what there is to know about a name."""
     spec = optimizer_info(name)
@@ -56,20 +64,45 @@ def name_page(name: str) -> str:
             for each in spec.implementations[1:]
         ),
         "traits": ", ".join(key for key, value in vars(spec.traits).items() if value is True),
+        "state": _state(name),
     }
     lines = [f"# `{name}`", "", f"{spec.summary}.", "", "| | |", "| --- | --- |"]
     lines += [f"| {key} | {cell(value)} |" for key, value in facts.items() if value]
     limits = {**implementation.may_fail, **({"training": implementation.unusable} if implementation.unusable else {})}
     if limits:
         lines += ["", _heading("Limits"), "", *(f"- {key}: {reason}" for key, reason in sorted(limits.items()))]
-    lines += ["", _heading("Use it"), "", *_use(spec), "", _heading("Hyperparameters"), "", hyperparameters(spec)]
+    lines += ["", _heading("Use it"), "", *_use(spec), ""]
+    if not spec.is_wrapper:
+        lines += [
+            _heading("How it did"),
+            "",
+            *(each.replace("](../", f"]({_up(name)}") for each in evidence_lines(name)),
+            "",
+        ]
+    lines += [_heading("Hyperparameters"), "", hyperparameters(spec)]
     lines += ["", "Beside these, every optimizer that has param groups takes overrides for single groups:", ""]
-    lines += [f"`{', '.join(GROUP_OPTIONS)}` ([targets and groups]({'../' * (name.count('/') + 1)}targets.md))."]
+    lines += [f"`{', '.join(GROUP_OPTIONS)}` ([targets and groups]({_up(name)}targets.md)).", ""]
+    lines += [f"And every optimizer takes `{MONITOR.name}`: {MONITOR.help} ([monitor]({_up(name)}monitor.md))."]
     checks = _matrix().get(name, {}).get("checks", {})
     if checks:
         lines += ["", _heading("What was measured"), "", "| check | verdict | |", "| --- | --- | --- |"]
         lines += [f"| {check} | {verdict} | {cell(reason)} |" for check, (verdict, reason) in checks.items()]
     return "\n".join(lines) + "\n"
+
+
+def _up(name: str) -> str:
+    """The way from a name's page to the pages."""
+    return "../" * (name.count("/") + 1)
+
+
+def _state(name: str) -> str:
+    """Write how many bytes of state a parameter takes, where that is known."""
+    found = _state_bytes().get(name)
+    if found is None:
+        return ""
+    adamw = _state_bytes()["adamw_torch"]
+    beside = "" if name == "adamw_torch" else f"; AdamW's takes {adamw:g}"
+    return f"{found:g} bytes for each parameter of a small Llama in float32{beside}"
 
 
 def _heading(text: str) -> str:

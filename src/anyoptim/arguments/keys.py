@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from anyoptim.arguments.overrides import GROUP_OPTIONS
-from anyoptim.names.hyperparameters import Hyperparameter
+from anyoptim.names.hyperparameters import MONITOR, Hyperparameter
 from anyoptim.names.spec import Implementation
 
 TRAINING_ARGUMENTS_FIELDS = {
@@ -34,9 +34,14 @@ class Key:
     element: int | None = None
 
 
+def options_of(implementation: Implementation) -> tuple[Hyperparameter, ...]:
+    """Return what is taken beside the hyperparameters of a spec; what nobody sets is in no settings."""
+    return (*(GROUP_OPTIONS.values() if implementation.takes_groups else ()), MONITOR)
+
+
 def keys_of(implementation: Implementation) -> dict[str, Key]:
-    """Return every key by its name: overrides of groups, ``beta1`` and ``beta2``, hyperparameters."""
-    options = GROUP_OPTIONS.values() if implementation.takes_groups else ()
+    """Return every key by its name: options, ``beta1`` and ``beta2``, hyperparameters."""
+    options = options_of(implementation)
     whole = [Key(each, each.name) for each in (*options, *implementation.hyperparameters)]
     keys = [*whole[: len(options)], *_elements(implementation), *whole[len(options) :]]
     return {each.value.name: each for each in keys}

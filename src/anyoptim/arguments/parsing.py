@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS, Key, group_keys, keys_of
+from anyoptim.arguments.keys import TRAINING_ARGUMENTS_FIELDS, Key, group_keys, keys_of, options_of
 from anyoptim.arguments.limits import refuse_excess
-from anyoptim.arguments.overrides import GROUP_OPTIONS, read_entries, read_patterns
+from anyoptim.arguments.overrides import read_entries, read_patterns
 from anyoptim.arguments.splitting import split_outside_brackets
 from anyoptim.arguments.values import check, convert
 from anyoptim.errors import OptimArgsError, UnsupportedError, did_you_mean
@@ -126,7 +126,7 @@ def _unknown_key(key: str, spec: OptimizerSpec, implementation: Implementation, 
         if each.scope != "facade"
     )
     around = [each.name for each in implementation.hyperparameters if each.scope == "facade"]
-    also = [*around, *(GROUP_OPTIONS if implementation.takes_groups else ())]
+    also = [*around, *(each.name for each in options_of(implementation))]
     meant = any(close.startswith(f" Did you mean {each!r}") for each in also)
     takes = "" if meant else f" It takes: {listing}."
     options = f" Settings: {', '.join(also)}." if also and (meant or not close) else ""

@@ -15,6 +15,7 @@ from anyoptim.building import mends
 from anyoptim.building.across import is_elementwise, stepping_across, way_across
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.building.calling import made_by
+from anyoptim.building.monitored import monitored
 from anyoptim.building.plain_state import as_plain
 from anyoptim.building.records import stamp
 from anyoptim.building.state_dicts import carry
@@ -67,6 +68,7 @@ def construct(blueprint: Blueprint, params: nn.Module | Iterable[Any], **changed
         optimizer = WithClosure(optimizer, blueprint.model)
     elif blueprint.settings.get("fused_backward"):
         optimizer = FusedBackward(optimizer, waiting=blueprint.waiting)
+    monitored(optimizer, blueprint)
     for tell in on_construct:
         tell(optimizer)
     return optimizer
@@ -80,6 +82,7 @@ def adopt(blueprint: Blueprint, optimizer: Optimizer) -> None:
     """
     _mended(optimizer, blueprint.implementation, blueprint, {})
     _complete(blueprint, optimizer)
+    monitored(optimizer, blueprint)
     for tell in on_construct:
         tell(optimizer)
 

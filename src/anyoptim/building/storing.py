@@ -22,11 +22,27 @@ from anyoptim.engines.packed_state import Storage, is_held_as, lies_by_rows, res
 from anyoptim.engines.stored import Stored
 from anyoptim.names.spec import Implementation
 
+_KEEPS_WHAT_IS_LOST = {"kahan_sum": False, "use_kahan_summation": False, "bf16_stochastic_round": False}
+"""Keywords of packages that keep what rounding loses by themselves, and the value with which they do not."""
+
 
 def is_stored(settings: Settings) -> bool:
     """Whether weights or state are held in another way than the optimizer's own between steps."""
     held = (settings.get("master_weights", "own"), settings.get("state_dtype", "own"), settings.get("offload", "none"))
     return held != ("own", "own", "none")
+
+
+def keeps_what_is_lost(settings: Settings) -> bool:
+    """Whether an update too small for weights in 16 bits is kept, by what lies behind them or by the package itself."""
+    by_itself = any(name in settings.values and settings[name] is not off for name, off in _KEEPS_WHAT_IS_LOST.items())
+    return by_itself or settings.get("master_weights", "own") != "own"
+
+
+def mend_of_lost_updates(settings: Settings) -> str:
+    """Return what to do where they are lost."""
+    if "master_weights" in settings.values:
+        return "set master_weights=24bit in optim_args"
+    return "load the model in float32 and set bf16=True"
 
 
 def stored(

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+from anyoptim.cli.beside import MOST, beside
 from anyoptim.cli.list import spec_summary
 from anyoptim.cli.output import print_json, print_rich
-from anyoptim.cli.parameters import AsJson, Name
+from anyoptim.cli.parameters import AsJson, Names
+from anyoptim.errors import OptimError
 from anyoptim.names.hyperparameters import REQUIRED, Hyperparameter
 from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.text import plain
 
-EXAMPLES = ("anyoptim info apollo_adamw", "anyoptim info 'lookahead(lion)'", "anyoptim info timm/lamb --json")
+EXAMPLES = (
+    "anyoptim info apollo_adamw",
+    "anyoptim info 'lookahead(lion)'",
+    "anyoptim info muon normuon",
+    "anyoptim info timm/lamb --json",
+)
 
 
-def info_command(name: Name, as_json: AsJson = False) -> None:
-    """Show what a name means: hyperparameters, implementations, paper, licence."""
-    spec = optimizer_info(name)
+def info_command(names: Names, as_json: AsJson = False) -> None:
+    """Show what a name means: hyperparameters, implementations, paper, licence. Of several names, how they differ."""
+    specs = [optimizer_info(each) for each in names]
     if as_json:
-        return print_json(spec_details(spec))
+        found = [spec_details(each) for each in specs]
+        return print_json(found[0] if len(found) == 1 else found)
+    if len(specs) == 1:
+        return _print_one(specs[0])
+    if len(specs) > MOST:
+        raise OptimError(f"{len(specs)} names do not stand side by side: give at most {MOST}, or take --json.")
+    print_rich(beside(specs))
+
+
+def _print_one(spec: OptimizerSpec) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from anyoptim.arguments.overrides import GROUP_OPTIONS
+    from anyoptim.arguments.keys import options_of
     from anyoptim.arguments.values import type_name
 
     print_rich(Text.assemble((spec.name, "bold"), f": {spec.summary}"))
@@ -30,7 +46,7 @@ def info_command(name: Name, as_json: AsJson = False) -> None:
     facts.add_row("paper", spec.paper or "-")
     if spec.usual_lr:
         facts.add_row("usual lr", f"{spec.usual_lr[0]:g} to {spec.usual_lr[1]:g}")
-    facts.add_row("traits", ", ".join(_traits(spec)) or "-")
+    facts.add_row("traits", ", ".join(spec.trait_names) or "-")
     for implementation in spec.implementations:
         licence = implementation.licence or "licence not stated"
         state = "installed" if implementation.installed else f"not installed: {implementation.pip_install}"
@@ -49,15 +65,11 @@ def info_command(name: Name, as_json: AsJson = False) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("optim_args", "type", "default", "meaning"):
         table.add_column(column, no_wrap=column != "meaning")
-    options = GROUP_OPTIONS.values() if spec.default.takes_groups and not spec.is_wrapper else ()
+    options = () if spec.is_wrapper else options_of(spec.default)
     prefix = f"{spec.name}_" if spec.is_wrapper else ""
     for each in (*spec.hyperparameters, *options):
         table.add_row(f"{prefix}{each.name}", type_name(each.type), str(plain(each.default)), _meaning(each))
     print_rich(table)
-
-
-def _traits(spec: OptimizerSpec) -> list[str]:
-    return [name for name, value in vars(spec.traits).items() if value is True]
 
 
 def _meaning(hyperparameter: Hyperparameter) -> str:
@@ -75,7 +87,7 @@ def spec_details(spec: OptimizerSpec) -> dict[str, object]:
         **spec_summary(spec),
         "paper": spec.paper,
         "usual_lr": spec.usual_lr,
-        "traits": _traits(spec),
+        "traits": spec.trait_names,
         "implementations": [
             {
                 "name": each.name,

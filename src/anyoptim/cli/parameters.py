@@ -33,6 +33,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Name = Annotated[
     str, typer.Argument(help="An optimizer's name, alias or class path module:Class.", autocompletion=complete_name)
 ]
+Names = Annotated[
+    list[str],
+    typer.Argument(help="Optimizers' names, aliases or class paths module:Class.", autocompletion=complete_name),
+]
 Model = Annotated[
     str,
     typer.Option(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyoptim.comparing.results import Standing
 from anyoptim.text import format_bytes
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLUMNS = 4
+_TITLE = 30
+"""Characters of a line of a panel's title, which has to end before the next panel."""
 _OWN, _BASELINE, _OTHERS = "#c2410c", "#1e293b", "#d6d3d1"
 
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -40,19 +46,25 @@ def draw(found: Sequence[Standing], folder: Path, *, baseline: str, unit: str) -
         baseline: the name whose curve stands in every panel.
         unit: of the losses.
     """
+    from matplotlib import pyplot as plt
+
+    pictures = []
+    for name, caption, figure in figures(found, baseline=baseline, unit=unit):
+        figure.savefig(folder / name, dpi=110)
+        plt.close(figure)
+        pictures.append(Picture(folder / name, caption))
+    return pictures
+
+
+def figures(found: Sequence[Standing], *, baseline: str, unit: str) -> Iterator[tuple[str, str, Figure]]:
+    """Yield the name, the caption and the figure of each picture; arguments as of :func:`draw`."""
     import matplotlib
 
     matplotlib.use("Agg")
     whole = [each for each in found if each.best]
-    titles = {each.name: f"{each.name}   {each.heldout[0]:.3g}" for each in whole}
-    pictures = []
-
-    def panels(name: str, caption: str, curves: Mapping[str, Curve], **how: Any) -> None:
-        _panels(curves, titles, folder / name, baseline=baseline, **how)
-        pictures.append(Picture(folder / name, caption))
-
+    titles = {each.name: _title(each.name, f"{each.heldout[0]:.3g}") for each in whole}
     if not whole:
-        return []
+        return
     by_accuracy = whole[0].accuracy is not None
     curves = {each.name: _smooth(each.best[0].losses) for each in whole}
     # what explodes on its way does not flatten the others
@@ -63,15 +75,19 @@ def draw(found: Sequence[Standing], folder: Path, *, baseline: str, unit: str) -
         "log": (False, by_accuracy),
         "limits": None if by_accuracy else (lowest - margin, first + margin),
     }
+
+    def panels(name: str, caption: str, curves: Mapping[str, Curve], **how: Any) -> tuple[str, str, Figure]:
+        return name, caption, _panels(curves, titles, baseline=baseline, **how)
+
     rate = "at its best rate" if any(len(each.by_rate) > 1 for each in whole) else "at its rate"
-    panels(
+    yield panels(
         "losses.png",
         f"Training loss {rate} against steps, smoothed; the number is the held-out loss.",
         {name: (range(1, len(curve) + 1), curve) for name, curve in curves.items()},
         x="step",
         **of_losses,
     )
-    panels(
+    yield panels(
         "time.png",
         "The same against the seconds that training took.",
         {each.name: (each.best[0].seconds[: len(curves[each.name])], curves[each.name]) for each in whole},
@@ -79,7 +95,7 @@ def draw(found: Sequence[Standing], folder: Path, *, baseline: str, unit: str) -
         **of_losses,
     )
     if by_accuracy:
-        panels(
+        yield panels(
             "accuracy.png",
             "Held-out accuracy against steps: a late rise is grokking.",
             {each.name: tuple(zip(*each.best[0].accuracies, strict=True)) for each in whole},  # type: ignore[misc]  # pairs become two
@@ -89,7 +105,7 @@ def draw(found: Sequence[Standing], folder: Path, *, baseline: str, unit: str) -
             limits=(0.0, 1.03),
         )
     if any(len(each.by_rate) > 1 for each in whole):
-        panels(
+        yield panels(
             "rates.png",
             "Held-out loss against the learning rate, without rates that failed: a flat curve forgives a wrong rate.",
             {each.name: (list(each.by_rate), list(each.by_rate.values())) for each in whole},
@@ -98,15 +114,12 @@ def draw(found: Sequence[Standing], folder: Path, *, baseline: str, unit: str) -
             log=(True, False),
             marker="o",
         )
-    _bars(found, folder / "memory.png", baseline)
-    pictures.append(Picture(folder / "memory.png", "Optimizer state after training, measured."))
-    return pictures
+    yield "memory.png", "Optimizer state after training, measured.", _bars(found, baseline)
 
 
 def _panels(
     curves: Mapping[str, Curve],
     titles: Mapping[str, str],
-    path: Path,
     *,
     baseline: str,
     x: str,
@@ -114,14 +127,20 @@ def _panels(
     log: tuple[bool, bool],
     marker: str = "",
     limits: tuple[float, float] | None = None,
-) -> None:
+) -> Figure:
     """Draw one panel per curve: its own, the baseline's, and all others in grey."""
     from matplotlib import pyplot as plt
 
     columns = min(_COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(3.3 * max(columns, 2), 2.5 * rows + 0.7), sharex=True, sharey=True, squeeze=False
+        rows,
+        columns,
+        figsize=(3.3 * max(columns, 2), 2.5 * rows + 0.7),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis in axes.flat[len(curves) :]:
         axis.set_visible(False)
@@ -132,7 +151,7 @@ def _panels(
         if baseline in curves and baseline != name:
             axis.plot(*curves[baseline], color=_BASELINE, linewidth=1.2, linestyle="--")
         axis.plot(*own, color=_OWN, linewidth=2, marker=marker, markersize=4)
-        axis.set_title(titles[name], fontsize=10, loc="left")
+        axis.set_title(titles[name], fontsize=9, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8, labelbottom=True)
         if log[0]:
@@ -146,16 +165,25 @@ def _panels(
     dashed = f", {baseline} (dashed)" if baseline in curves and len(curves) > 1 else ""
     grey = ", the others (grey)" if len(curves) > 2 else ""
     figure.suptitle(f"Each optimizer (solid){dashed}{grey}", fontsize=11, x=0.02, ha="left")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
-def _bars(found: Sequence[Standing], path: Path, baseline: str) -> None:
+def _title(name: str, loss: str) -> str:
+    """Write a panel's title: a name too long for one line goes on in the next."""
+    lines = [""]
+    for part in re.findall(r"[^_/(+]*[_/(+]?", name):
+        if len(lines[-1]) + len(part) > _TITLE:
+            lines.append("")
+        lines[-1] += part
+    alone = len(lines[-1]) + 3 + len(loss) > _TITLE
+    return "\n".join(lines) + ("\n" if alone else "   ") + loss
+
+
+def _bars(found: Sequence[Standing], baseline: str) -> Figure:
     from matplotlib import pyplot as plt
 
     ordered = sorted(found, key=lambda each: -each.state_bytes)
-    figure, axis = plt.subplots(figsize=(8, 0.32 * len(ordered) + 0.9))
+    figure, axis = plt.subplots(figsize=(8, 0.32 * len(ordered) + 0.9), layout="constrained")
     sizes = [each.state_bytes / 2**20 for each in ordered]
     bars = axis.barh(
         [each.name for each in ordered],
@@ -167,9 +195,7 @@ def _bars(found: Sequence[Standing], path: Path, baseline: str) -> None:
     axis.margins(x=0.12)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=9)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
 def _smooth(losses: Sequence[float], weight: float = 0.8) -> list[float]:

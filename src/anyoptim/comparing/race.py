@@ -81,6 +81,16 @@ class Run:
     state_bytes: int
     error: str = ""
 
+    @property
+    def score(self) -> float | None:
+        """What is to be low: the share of wrong answers in tasks that have an accuracy, else the held-out loss.
+
+        Where understanding comes late, a loss on what is held out grows before it falls, and is lowest untrained.
+        """
+        if self.heldout_loss is None:
+            return None
+        return 1 - self.accuracies[-1][1] if self.accuracies else self.heldout_loss
+
 
 def arguments_of(entry: Entry, task: Task, output_dir: str) -> TrainingArguments:
     """Return TrainingArguments that suit an optimizer, decided by its spec's data alone, and the same for all else."""

@@ -57,7 +57,7 @@ class Standing:
     Args:
         name: the optimizer.
         package: where what ran comes from.
-        rate: the learning rate with the lowest mean held-out loss.
+        rate: the learning rate with the lowest mean score; see ``Run.score``.
         best: the runs at that rate, one for each seed.
         runs: all runs, failed ones too.
         relative_step: median step time in units of the baseline's; ``None`` without a baseline.
@@ -133,4 +133,4 @@ def _by_rate(runs: Iterable[Run]) -> dict[float, list[Run]]:
 
 
 def _mean(runs: Iterable[Run]) -> float:
-    return statistics.fmean(each.heldout_loss or 0.0 for each in runs)
+    return statistics.fmean(each.score or 0.0 for each in runs)

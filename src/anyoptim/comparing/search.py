@@ -22,6 +22,7 @@ def searched(
     *,
     steps: int,
     seeds: int,
+    late: bool = False,
 ) -> Iterator[Entry]:
     """Yield the runs that find the best rate, each when those before it are there.
 
@@ -35,32 +36,34 @@ def searched(
         highest: the highest usual rate.
         steps: of a whole run.
         seeds: how many.
+        late: a short run says nothing, so that all are whole.
     """
 
-    def loss(place: int, long: int) -> float:
+    def score(place: int, long: int) -> float:
         run = find(entry_of(rate_at(place), 0, long))
-        return math.inf if run is None or run.heldout_loss is None else run.heldout_loss
+        return math.inf if run is None or run.score is None else run.score
 
     def widened(places: list[int], long: int) -> Iterator[Entry]:
         """Yield runs, ``places`` growing on the side where the best one is the last."""
         for each in places:
             yield entry_of(rate_at(each), 0, long)
         while True:
-            best = min(places, key=lambda each: loss(each, long))
+            best = min(places, key=lambda each: score(each, long))
             further = {min(places): min(places) - 1, max(places): max(places) + 1}.get(best)
-            if further is None or not _LEAST <= further <= _MOST or math.isinf(loss(best, long)):
+            if further is None or not _LEAST <= further <= _MOST or math.isinf(score(best, long)):
                 return
             places.append(further)
             yield entry_of(rate_at(further), 0, long)
 
     top = place_of(highest)
     first = list(range(top - RATES + 1, top + 1))
-    short = max(steps // _SHORT, 1)
+    short = steps if late else max(steps // _SHORT, 1)
     yield from widened(first, short)
-    best = min(first, key=lambda each: loss(each, short))
-    whole = [best, best - 1, best + 1]
-    yield from widened(whole, steps)
-    best = min(whole, key=lambda each: loss(each, steps))
+    best = min(first, key=lambda each: score(each, short))
+    whole = first if late else [best, best - 1, best + 1]
+    if not late:
+        yield from widened(whole, steps)
+    best = min(whole, key=lambda each: score(each, steps))
     for seed in range(1, seeds):
         yield entry_of(rate_at(best), seed, steps)
 

@@ -103,7 +103,8 @@ def search_of(name: str, task: Task, results: Results, seeds: int, steps: int, o
     def entry(rate: float, seed: int, steps: int) -> Entry:
         return entry_for(task, name, rate, seed=seed, steps=steps, optim_args=optim_args, width=width)
 
-    return searched(entry, results.find, usual_rates(optimizer_info(name))[2], steps=steps, seeds=seeds)
+    highest, late = usual_rates(optimizer_info(name))[2], task.accuracy_at is not None
+    return searched(entry, results.find, highest, steps=steps, seeds=seeds, late=late)
 
 
 def entries(

@@ -65,12 +65,14 @@ class FusedBackward(Facade):
         self._measured: list[Tensor] = []
         self._clip_factor: Tensor | None = None
         self._told = False
+        self.before_update: Callable[[Optimizer, Tensor], None] | None = None
+        """Told of each parameter whose gradient is about to be used, and of this optimizer."""
         # weak: FSDP2 frees the parameters that it replaces
         self._hooks: MutableMapping[Tensor, RemovableHandle] = WeakTensorKeyDictionary()
         self.attach()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_hooks": None}
+        return {**super().__getstate__(), "_hooks": None, "before_update": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -134,7 +136,7 @@ class FusedBackward(Facade):
             self._finish_step()
         elif waiting:
             for parameter, index in waiting:
-                self._clip(parameter, self.param_groups[index])
+                self._make_ready(parameter, self.param_groups[index])
             step_inside(self.optimizer)
             for parameter, _ in waiting:
                 parameter.grad = None
@@ -218,7 +220,7 @@ class FusedBackward(Facade):
             if self._step.gather(optimizer, parameter, group_index):
                 self._send(optimizer)
             return
-        self._clip(parameter, group)
+        self._make_ready(parameter, group)
         after = step_part(optimizer, group, [parameter])
         if after:
             self._step.groups_after[group_index] = after
@@ -236,7 +238,7 @@ class FusedBackward(Facade):
                 if self._owner(group) is optimizer and parameter not in self._step.updated
             }
         for parameter, index in gathered.items():
-            self._clip(parameter, self.param_groups[index])
+            self._make_ready(parameter, self.param_groups[index])
         after = optimizer.step_parts([(self.param_groups[index], each) for each, index in gathered.items()])
         changed = {id(optimizer.param_groups[index]): values for index, values in after.items()}
         for index, group in enumerate(self.param_groups):
@@ -253,7 +255,7 @@ class FusedBackward(Facade):
         for parameter, index in waiting:
             group = self.param_groups[index]
             if self._waits(group):
-                self._clip(parameter, group)
+                self._make_ready(parameter, group)
                 wholes.setdefault(self._owner(group), []).append(parameter)
             else:
                 self._update(parameter, index)
@@ -276,13 +278,15 @@ class FusedBackward(Facade):
             after_step(self.optimizer, (self.optimizer,), {})
         self._step = BackwardStep()
 
-    def _clip(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        if self._clip_factor is None or parameter.grad is None:
-            return
-        largest = group.get("clip_grad_value")
-        if largest is not None:  # lomo_optim clamps elements before it scales them
-            parameter.grad.clamp_(-largest, largest)
-        parameter.grad.mul_(self._clip_factor)
+    def _make_ready(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        """Clip a gradient that is about to be used, and tell who watches."""
+        if self._clip_factor is not None and parameter.grad is not None:
+            largest = group.get("clip_grad_value")
+            if largest is not None:  # lomo_optim clamps elements before it scales them
+                parameter.grad.clamp_(-largest, largest)
+            parameter.grad.mul_(self._clip_factor)
+        if self.before_update is not None:
+            self.before_update(self, parameter)
 
 
 def _hook(facade: FusedBackward, group_index: int) -> Callable[[Tensor], None]:

@@ -10,10 +10,12 @@ from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from anyoptim.building.monitored import monitor_of
 from anyoptim.building.records import built, describe, record_of
 from anyoptim.engines.fused_backward import FusedBackward
+from anyoptim.engines.readings import PREFIX
 from anyoptim.errors import MissingPackageError
 from anyoptim.integrations.patching import replace
 from anyoptim.names import lookup, spelling
@@ -28,14 +30,28 @@ class OptimizerRecord(TrainerCallback):
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
-        """Describe the optimizer."""
+        """Describe the optimizer, and let its monitor measure the steps that are logged."""
         state.stateful_callbacks[type(self).__name__] = {"args": {}, "attributes": _described(optimizer)}
+        monitor = monitor_of(optimizer)
+        if monitor is not None and args.logging_strategy == "steps":
+            monitor.follow(_logged(args, state))
         if not _is_the_named_one(args, optimizer):
             warnings.warn(
                 f"optim={spelling.normalise(args.optim)!r} has no effect: {_title(optimizer)} trains, which the Trainer"
                 " was given, or which a subclass of it makes.",
                 stacklevel=2,
             )
+
+
+def _logged(args: Any, state: Any) -> Callable[[int], bool]:
+    """Return whether a step is logged, by its number from here on."""
+    done = state.global_step
+
+    def is_logged(step: int) -> bool:
+        step += done
+        return step % state.logging_steps == 0 or (step == 1 and args.logging_first_step)
+
+    return is_logged
 
 
 def _described(optimizer: Any) -> dict[str, object]:
@@ -100,6 +116,9 @@ def wrap_reports(undo: ExitStack) -> None:
         facade = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
         if isinstance(facade, FusedBackward) and logs.get("grad_norm") == 0:
             del logs["grad_norm"]  # of gradients that are gone
+        monitor = monitor_of(self.optimizer)
+        if monitor is not None and "loss" in logs:
+            logs.update(monitor.news())
         return log(self, logs, *args, **kwargs)
 
     replace(undo, Trainer, "log", log_what_happened)
@@ -127,6 +146,21 @@ def wrap_reports(undo: ExitStack) -> None:
         return hyperparameters
 
     replace(undo, modelcard, "extract_hyperparameters_from_trainer", extract_what_ran)
+    for callback in (ProgressCallback, PrinterCallback):
+        _keep_off_the_console(undo, callback)
+
+
+def _keep_off_the_console(undo: ExitStack, callback: type[TrainerCallback]) -> None:
+    """Let a callback print a line without what a monitor has measured: hundreds of numbers."""
+    on_log: Callable[..., Any] = callback.on_log
+
+    @functools.wraps(on_log)
+    def on_log_without(self: Any, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> Any:
+        if logs is not None and any(key.startswith(PREFIX) for key in logs):
+            logs = {key: value for key, value in logs.items() if not key.startswith(PREFIX)}
+        return on_log(self, args, state, control, logs=logs, **kwargs)
+
+    replace(undo, callback, "on_log", on_log_without)
 
 
 def _evaluation_loss(trainer: Any, logs: dict[str, Any]) -> float | None:

@@ -147,6 +147,14 @@ STORAGE = (MASTER_WEIGHTS, STATE_DTYPE, OFFLOAD, OFFLOAD_DIR, SAVE_FP32, COMPILE
 """What :class:`anyoptim.engines.stored.Stored` is told."""
 WHERE_AND_WHEN = (FUSED_BACKWARD, OWNED, *STORAGE)
 """For implementations whose step updates each parameter from its own gradient, state and group alone."""
+MONITOR = Hyperparameter(
+    "monitor",
+    bool,
+    False,
+    "measure updates, zero updates, gradients and rates by role and by layer, for logs and optimizer.monitor",
+    scope="facade",
+)
+"""What every optimizer takes, whatever its spec says: no step depends on it."""
 
 
 def coupling(reason: str) -> dict[str, str]:

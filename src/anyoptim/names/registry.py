@@ -96,6 +96,7 @@ def list_optimizers(
     package: str | None = None,
     installed: bool | None = None,
     commercial: bool | None = None,
+    licence: str = "*",
 ) -> list[str]:
     """Return the registered names, sorted.
 
@@ -104,6 +105,7 @@ def list_optimizers(
         package: only those backed by this distribution (as pip names it).
         installed: only those whose package can (``True``) or cannot (``False``) be found here.
         commercial: only those whose licence allows (``True``) or forbids (``False``) commercial use.
+        licence: only those whose default implementation is under it, as SPDX writes it; shell wildcards.
     """
     _load_catalogue()
     wanted = normalise(pattern)
@@ -119,6 +121,8 @@ def list_optimizers(
         if installed is not None and spec.installed is not installed:
             continue
         if commercial is not None and spec.default.commercial is not commercial:
+            continue
+        if not fnmatchcase(normalise(spec.licence), normalise(licence)):
             continue
         names.append(name)
     return names

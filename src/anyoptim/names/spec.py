@@ -295,6 +295,11 @@ class OptimizerSpec:
         return self.default.licence
 
     @property
+    def trait_names(self) -> list[str]:
+        """The traits that it has, by name."""
+        return [name for name, value in vars(self.traits).items() if value is True]
+
+    @property
     def installed(self) -> bool:
         """Whether the packages of the default implementation, and of all that belongs to it, can be found here."""
         others = (*self.wrappers, *((self.fallback,) if self.fallback else ()))

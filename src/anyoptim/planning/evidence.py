@@ -24,6 +24,7 @@ class Task:
         summary: a sentence.
         steps: of a whole run.
         parameters: of the model.
+        measure: what a result's ``loss`` is: the held-out loss in nats, or the share of wrong answers.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Task:
     summary: str
     steps: int
     parameters: int
+    measure: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Evidence:
         optim_args: what was said to it beside the rate, ``""`` for nothing.
         task: the task's name.
         lr: the best learning rate, of 1 and 3 times powers of ten.
-        loss: mean held-out loss at it, in nats, over the seeds that came to the end.
+        loss: mean of the task's measure at it, over the seeds that came to the end.
         lowest: of these.
         highest: of these.
         seeds: how many.

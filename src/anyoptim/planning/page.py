@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from anyoptim.building.blueprint import Blueprint
 from anyoptim.memory.footprint import Footprint
 from anyoptim.names.packages import load
 from anyoptim.planning.bars import PARTS, elsewhere, sizes, total, verdict
 from anyoptim.planning.curves import Curves, Schedule, curves_of
-from anyoptim.planning.strip import Cell, Row, Strip, strip_of
+from anyoptim.planning.strip import Alike, Cell, Row, Strip, strip_of
 from anyoptim.planning.table import memory_notes, memory_rows, memory_title, parameter_rows, telling
 from anyoptim.planning.treatments import Treatment, number
 from anyoptim.text import format_bytes
@@ -55,6 +56,7 @@ def plan_page(
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     rows, strip = list(parameter_rows(plan)), strip_of(plan)
     hues = _hues(strip)
+    shown = [_shown(row, strip, hues) for row in strip.rows]
     settings = [(name, str(each.value), each.source) for name, each in plan.hyperparameters.items()]
     page: str = environment.get_template("page.html.j2").render(
         plan=plan,
@@ -75,7 +77,9 @@ def plan_page(
         memory_rows=[*memory_rows(plan, memory)],
         memory_notes=memory_notes(plan, memory, ranks),
         strip=strip,
-        rows=[_shown(row, strip, hues) for row in strip.rows],
+        rows=shown,
+        some_decay_not=not all(row.decays for row in shown),
+        some_are_pale=any(cell.strength < 100 for row in shown for cell in row.cells),
         ticks=[*_ticks(strip)],
         kinds=[(hue, f"{name}, rank {rank}" if rank != "full" else name) for (name, rank), hue in hues.items()],
         schedule=schedule,
@@ -134,7 +138,7 @@ class _ShownCell:
     layers: int
     strength: int
     title: str
-    lines: tuple[tuple[str, str], ...]
+    lines: tuple[tuple[str, list[str]], ...]
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ class _ShownRow:
 
 def _shown(row: Row, strip: Strip, hues: _Hues) -> _ShownRow:
     everything = [rate for each in strip.rows if each.optimizer == row.optimizer for rate in each.rates]
-    settings = [row.optimizer, *_rates(row.rates)]
+    settings = [row.optimizer] if len({each.optimizer for each in strip.rows}) > 1 else []
+    settings += _rates(row.rates)
     settings += [] if row.decay is None else [f"decay {number(row.decay)}"]
     settings += [] if row.rank == "full" else [f"rank {row.rank}"]
     cells = tuple(
@@ -158,19 +163,18 @@ def _shown(row: Row, strip: Strip, hues: _Hues) -> _ShownRow:
             each.last - each.first + 1,
             _strength(each.rates, everything),
             f"{row.label}, {_where(each, strip)}: {each.elements:,} elements",
-            tuple(
-                (
-                    f"{alike.names}: {alike.count} of {alike.shape}"
-                    if alike.count > 1
-                    else f"{alike.names}: {alike.shape}",
-                    _said(alike.treatment),
-                )
-                for alike in each.parameters
-            ),
+            tuple(_lines(each.parameters)),
         )
         for each in row.cells
     )
     return _ShownRow(row.label, ", ".join(settings), hues[row.optimizer, row.rank], bool(row.decay), cells)
+
+
+def _lines(parameters: Sequence[Alike]) -> Iterator[tuple[str, list[str]]]:
+    """Yield how parameters are trained, and which are trained so."""
+    for treatment, alike in groupby(parameters, key=lambda each: each.treatment):
+        of_shape = ((each.names, f"{each.count} of " if each.count > 1 else "", each.shape) for each in alike)
+        yield _said(treatment), [f"{names}: {count}{shape}" for names, count, shape in of_shape]
 
 
 def _rates(rates: Sequence[object]) -> list[str]:

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from anyoptim.arguments.settings import Settings
+from anyoptim.building.storing import keeps_what_is_lost, mend_of_lost_updates
 from anyoptim.engines.distributed import local
 from anyoptim.engines.packing import HALF
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.routing.routes import Route, Routing
 
-_KEEPS_WHAT_IS_LOST = {"kahan_sum": False, "use_kahan_summation": False, "bf16_stochastic_round": False}
-"""Keywords of packages that keep what rounding loses by themselves, and the value with which they do not."""
 _USUAL_WEIGHT = 0.02
 """The standard deviation of most models' weights before training, where there are none to look at."""
 _SIZE_OF_LR = 1e-2
@@ -44,7 +43,7 @@ def advise_on_precision(spec: OptimizerSpec, settings: Settings, routing: Routin
         )
     if settings.get("offload") == "cpu" and _only_a_cpu(routing.routes):
         yield "offload=cpu has no effect: weights and state are on the CPU"
-    if half and behind == "own":
+    if half and not keeps_what_is_lost(settings):
         yield from _lost_updates(spec, settings, half)
 
 
@@ -57,24 +56,16 @@ def _lost_updates(spec: OptimizerSpec, settings: Settings, half: Sequence[Route]
     by_rate = (
         spec.usual_lr is not None and spec.usual_lr[1] <= _SIZE_OF_LR and not settings.implementation.own_step_size
     )
-    compensated = any(
-        name in settings.values and settings[name] is not off for name, off in _KEEPS_WHAT_IS_LOST.items()
-    )
-    if not rate or not by_rate or compensated:
+    if not rate or not by_rate:
         return
     dtype = half[0].parameter.dtype
     weight = _typical(half)
     spacing = torch.finfo(dtype).eps * weight / 1.5  # between the ends of a power of two
     if rate >= spacing / 2:
         return
-    mend = (
-        "set master_weights=24bit in optim_args"
-        if "master_weights" in settings.values
-        else "load the model in float32 and set bf16=True"
-    )
     yield (
         f"weights in {str(dtype).removeprefix('torch.')} near {weight:.1g} are {spacing:.0e} apart, and updates of"
-        f" about lr={rate:g} are less than half of that, so most of them are lost; {mend}"
+        f" about lr={rate:g} are less than half of that, so most of them are lost; {mend_of_lost_updates(settings)}"
     )
 
 

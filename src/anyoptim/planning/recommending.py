@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 
 from torch import nn
 
@@ -19,8 +20,8 @@ from anyoptim.text import format_bytes
 
 SHOWN = 5
 """So many are recommended at most."""
-TASKS = {"pretrain": "bytes", "finetune": "finetune", "lora": "finetune"}
-"""What a user is up to, and the task whose evidence is nearest."""
+TASKS = {"pretrain": ("bytes",), "finetune": ("finetune", "bytes"), "lora": ("finetune", "bytes")}
+"""What a user is up to, and the tasks whose evidence counts; the seeds of one short fine-tune alone lie far apart."""
 ROOM = 0.1
 """This part of the memory is kept for activations."""
 _PACKED, _PACKED_STATE = "master_weights=24bit,state_dtype=int8", "state_dtype=int8"
@@ -28,7 +29,7 @@ _FUSED, _ON_HOST = "fused_backward=true", "offload=cpu"
 _PRICES = {
     _ON_HOST: "state moves between host and card in each step",
     _FUSED: "gradients cannot be clipped by their norm",
-    "state_dtype=int8": "state in 8 bits",
+    _PACKED_STATE: "state in 8 bits",
 }
 """What a setting costs, for a person."""
 
@@ -42,7 +43,7 @@ class Recommendation:
         arguments: the fields of TrainingArguments to write.
         footprint: what the fullest process holds.
         advice: what the plan has to say.
-        evidence: how it did on the nearest task; ``None`` where it was not measured.
+        evidence: how it did on the tasks that count, the nearest first; empty where it was not measured.
         why: why it is recommended.
         cost: what it costs beside memory.
     """
@@ -51,7 +52,7 @@ class Recommendation:
     arguments: dict[str, object]
     footprint: Footprint
     advice: tuple[str, ...]
-    evidence: Evidence | None
+    evidence: tuple[Evidence, ...]
     why: str
     cost: str
 
@@ -73,7 +74,7 @@ class Recommendation:
             "memory": self.footprint.to_dict(),
             "why": self.why,
             "cost": self.cost,
-            "evidence": None if self.evidence is None else asdict(self.evidence),
+            "evidence": [asdict(each) for each in self.evidence],
             "advice": list(self.advice),
         }
 
@@ -134,9 +135,9 @@ def recommend(
         every: all that fits, also what has no evidence, instead of the best five.
         on_each: told each name before it is planned.
     """
-    search = _Search(model, memory, TASKS[task], ranks, how, on_each)
+    search = _Search(model, memory, task, ranks, how, on_each)
     allowed = {optimizer_info(name).name for name in names}
-    measured = [each.name for each in evidence(TASKS[task]) if not each.optim_args]
+    measured = ranked(task)
     best: list[Recommendation] = []
     left_out: list[LeftOut] = []
     for name in measured:
@@ -210,43 +211,59 @@ class _Search:
     def _recommended(
         self, name: str, arguments: dict[str, object], found: Footprint, advice: tuple[str, ...]
     ) -> Recommendation:
-        measured = evidence_of(name, self._task)
+        measured = tuple(filter(None, (evidence_of(name, each) for each in TASKS[self._task])))
         args = str(arguments.get("optim_args", "")).split(",")
-        return Recommendation(
-            name, arguments, found, advice, measured, _why(measured), "; ".join(_costs(name, measured, args))
-        )
+        why = _why(name, measured, self._task)
+        return Recommendation(name, arguments, found, advice, measured, why, "; ".join(_costs(name, measured, args)))
 
 
-def _why(measured: Evidence | None) -> str:
+@cache
+def ranked(task: str) -> tuple[str, ...]:
+    """Return the names that were measured for what a user is up to, the best first: by the mean gap to AdamW.
+
+    Args:
+        task: one of ``TASKS``.
+    """
+    gaps: dict[str, list[float]] = {}
+    for one in TASKS[task]:
+        baseline = evidence_of(BASELINE, one)
+        for each in evidence(one):
+            if not each.optim_args and "(" not in each.name and baseline is not None:
+                gaps.setdefault(each.name, []).append(each.loss - baseline.loss)
+    whole = {name: sum(each) for name, each in gaps.items() if len(each) == len(TASKS[task])}
+    return tuple(sorted(whole, key=lambda name: (whole[name], name)))
+
+
+def _why(name: str, measured: Sequence[Evidence], task: str) -> str:
     """Say how it did, against AdamW."""
-    if measured is None:
+    if not measured:
         return "it fits; no evidence of how well it does"
-    found = evidence(measured.task)
-    baseline = evidence_of(BASELINE, measured.task)
-    place = [each.label for each in found].index(measured.label) + 1
-    rank = "best" if place == 1 else f"number {place}"
-    title = tasks()[measured.task].title
-    loss = f"held-out loss {measured.loss:.2f} on the {title} task ({measured.lowest:.2f} to {measured.highest:.2f})"
-    if baseline is None or measured.label == baseline.label:
-        return f"{loss}, {rank} of {len(found)}; what most runs use"
-    alike = measured.lowest <= baseline.highest and baseline.lowest <= measured.highest
-    beside = "as AdamW, within the seeds" if alike else f"{measured.loss - baseline.loss:+.2f} against AdamW"
-    return f"{loss}, {beside}; {rank} of {len(found)}"
+    order = ranked(task)
+    place = f"number {order.index(name) + 1} of {len(order)}" if name in order else "not ranked"
+    losses = "; ".join(f"{tasks()[each.task].title} {each.loss:.2f}, {_beside(each)}" for each in measured)
+    return f"{place} by held-out loss: {losses}"
 
 
-def _costs(name: str, measured: Evidence | None, optim_args: Sequence[str]) -> Iterator[str]:
+def _beside(each: Evidence) -> str:
+    baseline = evidence_of(BASELINE, each.task)
+    if baseline is None or each.name == baseline.name:
+        return f"{each.lowest:.2f} to {each.highest:.2f} over {each.seeds} seeds"
+    if each.lowest <= baseline.highest and baseline.lowest <= each.highest:
+        return f"as AdamW ({baseline.loss:.2f}) within the seeds"
+    return f"{each.loss - baseline.loss:+.2f} against AdamW"
+
+
+def _costs(name: str, measured: Sequence[Evidence], optim_args: Sequence[str]) -> Iterator[str]:
     """Yield what it costs beside memory."""
-    if measured is not None and measured.step is not None:
-        yield f"a step takes {measured.step:.1f} of AdamW's on a CPU"
-    packed = None if measured is None else evidence_of(name, measured.task, _PACKED_STATE)
+    if measured and measured[0].step is not None:
+        yield f"a step takes {measured[0].step:.1f} of AdamW's on a CPU"
     for setting, price in _PRICES.items():
         if setting in optim_args:
-            change = (
-                f" ({packed.loss - measured.loss:+.3f} nats)"
-                if setting in _PACKED_STATE and packed and measured
-                else ""
-            )
-            yield price + change
+            yield price
+    for each in measured:
+        packed = evidence_of(name, each.task, _PACKED_STATE) if _PACKED_STATE in optim_args else None
+        if packed is not None:
+            yield f"{packed.loss - each.loss:+.3f} nats for that on {tasks()[each.task].title}"
 
 
 def _ways(name: str, *, half: bool) -> Iterator[str]:

@@ -55,6 +55,7 @@ def refuse(
     _refuse_adapters(spec, settings, fields, model)
     _refuse_no_rate(spec, settings)
     _refuse_storage(spec, settings, fields, routing)
+    _refuse_monitor(spec, settings, fields, model)
     if implementation.takes == "parameters" and is_sharded(fields, None):
         raise UnsupportedError(
             f"{spec.name} keeps the parameters it was built with, which accelerate replaces under FSDP2; take DDP."
@@ -177,6 +178,23 @@ def _refuse_storage(spec: OptimizerSpec, settings: Settings, fields: Fields, rou
         raise UnsupportedError(
             f"{spec.name}: master_weights, state_dtype and offload cannot go around a wrapper on parameters that FSDP2"
             f" shards; leave them out of optim_args, take {spec.target_optimizer} alone, or train with DDP."
+        )
+
+
+def _refuse_monitor(spec: OptimizerSpec, settings: Settings, fields: Fields, model: nn.Module | None) -> None:
+    if not settings.get("monitor"):
+        return
+    package = settings.implementation.package
+    if settings.implementation.updates_in_backward:
+        raise UnsupportedError(
+            f"{spec.name}: monitor measures what step() does, and {package} updates in a backward pass of its own;"
+            " leave monitor out of optim_args, or take our lomo or adalomo."
+        )
+    flat = model is not None and any(getattr(each, "_fsdp_flattened", False) for each in model.parameters())
+    if flat or uses_deepspeed(fields):
+        raise UnsupportedError(
+            f"{spec.name}: monitor cannot tell the parameters of DeepSpeed's and FSDP1's flat pieces apart; leave"
+            " monitor out of optim_args, or shard with FSDP2."
         )
 
 

@@ -1,0 +1,104 @@
+"""What ``monitor=true`` costs: a whole step of training with it and without.
+
+    python benchmarks/monitor.py --repeats 20
+
+A step is a forward pass, a backward pass and the update of a small Llama, 256 tokens at a time. With the monitor one
+step in ten is measured, as in a loop by default; so are the rows: steps that are not measured, one that is, and one in
+ten. Both models are stepped in turn in one process, each pair in the other order than the one before; printed are
+medians, and the median of the differences within pairs, which a busy machine disturbs least.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from typing import Annotated, Any
+
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import anyoptim
+
+CONFIG = LlamaConfig(
+    vocab_size=8000, hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8
+)
+ROWS: dict[str, tuple[str, str, torch.dtype]] = {
+    "adamw_torch": ("adamw_torch", "", torch.float32),
+    "muon": ("muon", "fallback_lr=1e-4", torch.float32),
+    "adamw_torch, fused_backward": ("adamw_torch", "fused_backward=true", torch.float32),
+    "adamw_torch, 24bit and int8": ("adamw_torch", "master_weights=24bit,state_dtype=int8", torch.bfloat16),
+}
+EVERY = 10
+
+
+def main(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda" if torch.cuda.is_available() else "cpu",
+    repeats: Annotated[int, typer.Option(min=2, help="Pairs of steps of each kind.")] = 20,
+    tokens: Annotated[int, typer.Option(help="In a batch.")] = 256,
+) -> None:
+    """Print the table."""
+    hardware = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    print(f"{hardware}, torch {torch.__version__}, Python {platform.python_version()}, medians of {repeats} pairs")
+    table = Table()
+    for column in ("optimizer", "a step, ms", "measured, ms more", "not measured, ms more", "one in ten"):
+        table.add_column(column, justify="left" if column == "optimizer" else "right")
+    for label, (name, args, dtype) in ROWS.items():
+        plain, measured, skipped = costs(name, args, dtype, device, repeats, tokens)
+        whole = (measured + (EVERY - 1) * skipped) / EVERY / plain
+        table.add_row(label, f"{plain * 1e3:.0f}", f"{measured * 1e3:.1f}", f"{skipped * 1e3:.1f}", f"{whole:+.2%}")
+    Console(width=120).print(table)
+
+
+def costs(
+    name: str, args: str, dtype: torch.dtype, device: str, repeats: int, tokens: int
+) -> tuple[float, float, float]:
+    """Return seconds of a step without a monitor, and how many more one takes that is measured, and one that is not."""
+    models = [LlamaForCausalLM(CONFIG).to(device, dtype) for _ in range(2)]
+    given = [",".join(filter(None, [args, more])) for more in ("", "monitor=true")]
+    plain, monitored = (
+        anyoptim.get_optimizer(name, model, lr=1e-4, optim_args=text or None)
+        for model, text in zip(models, given, strict=True)
+    )
+    batch = torch.randint(CONFIG.vocab_size, (2, tokens // 2), device=device)
+    monitor: Any = getattr(monitored, "monitor")  # noqa: B009  # of an optimizer of any class
+    found: dict[bool, list[float]] = {True: [], False: []}
+    alone: list[float] = []
+    for number in range(2 * repeats + 2):
+        measures = number % 2 == 0
+        monitor.every = 1 if measures else 10**9
+        pair = [(models[0], plain), (models[1], monitored)]
+        seconds = {
+            id(optimizer): step(model, optimizer, batch) for model, optimizer in pair[:: 1 - number // 2 % 2 * 2]
+        }
+        if number > 1:  # the first ones make state
+            alone.append(seconds[id(plain)])
+            found[measures].append(seconds[id(monitored)] - seconds[id(plain)])
+    return statistics.median(alone), statistics.median(found[True]), statistics.median(found[False])
+
+
+def step(model: Any, optimizer: Any, batch: Tensor) -> float:
+    """Take a step and return its seconds."""
+    synchronize(batch.device)
+    began = time.perf_counter()
+    model(input_ids=batch, labels=batch).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    synchronize(batch.device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    typer.run(main)

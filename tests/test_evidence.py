@@ -1,0 +1,77 @@
+"""What the package knows of the evidence is what the runs came to, and the page says the same."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import anyoptim
+from anyoptim.planning.evidence import BASELINE, evidence, evidence_of, tasks
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "benchmarks" / "results" / "evidence"
+
+
+@pytest.mark.parametrize("task", tasks())
+def test_a_result_is_what_its_runs_came_to(task: str) -> None:
+    runs = [json.loads(line) for line in (RUNS / f"{task}.jsonl").read_text().splitlines()]
+    for each in evidence(task):
+        own = [
+            run
+            for run in runs
+            if run["entry"]["name"] == each.name
+            and run["entry"]["steps"] == tasks()[task].steps
+            and ("state_dtype=" in run["entry"]["optim_args"]) == ("state_dtype=" in each.optim_args)
+        ]
+        first = {run["entry"]["learning_rate"]: run["heldout_loss"] for run in own if run["entry"]["seed"] == 0}
+        trained = {rate: loss for rate, loss in first.items() if loss is not None}
+        assert dict(each.rates) == {rate: pytest.approx(loss, abs=1e-4) for rate, loss in trained.items()}
+        assert each.lr == min(trained, key=lambda rate: trained[rate])
+        losses = [run["heldout_loss"] for run in own if run["entry"]["learning_rate"] == each.lr]
+        losses = [loss for loss in losses if loss is not None]
+        assert each.seeds == len(losses)
+        assert each.loss == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+        assert (each.lowest, each.highest) == pytest.approx((min(losses), max(losses)), abs=1e-4)
+
+
+@pytest.mark.parametrize("task", tasks())
+def test_forty_names_with_their_best_rate_inside(task: str) -> None:
+    found = evidence(task)
+    assert len({each.name for each in found if "(" not in each.name}) >= 40
+    inside = [each for each in found if each.rates[0][0] < each.lr < each.rates[-1][0]]
+    # where the next rate fails, nothing was learned beyond
+    ends = {each.label for each in found} - {each.label for each in inside}
+    runs = [json.loads(line) for line in (RUNS / f"{task}.jsonl").read_text().splitlines()]
+    failed = {run["entry"]["name"] for run in runs if run["error"]}
+    assert {each.partition(" ")[0] for each in ends} <= failed
+    assert all(len(each.curve) == len(found[0].curve) for each in found)
+
+
+def test_all_that_was_measured_is_a_name() -> None:
+    for task in tasks():
+        assert evidence_of(BASELINE, task) is not None
+        for each in evidence(task):
+            assert anyoptim.optimizer_info(each.name).name == each.name
+    assert evidence_of("rprop", "bytes") is None
+    assert evidence_of("AdamW", "bytes") == evidence_of("adamw_torch", "bytes")
+
+
+def test_the_page_says_what_the_package_knows() -> None:
+    tool = importlib.import_module("evidence")
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    assert page.partition(tool.MARK)[2].strip() == "\n".join(tool.tables()).strip()
+    assert {f"pictures/evidence-{task}-{kind}.svg" for task in tasks() for kind in ("front", "rates")} == set(
+        re.findall(r"\]\((pictures/\S+)\)", page)
+    )
+
+
+@pytest.mark.parametrize("name", ["muon", "rprop", "timm/lamb"])
+def test_a_names_page_says_how_it_did_or_that_nobody_knows(name: str) -> None:
+    text = importlib.import_module("site_names").name_page(name)
+    assert ("No evidence" in text) == (evidence_of(name, "bytes") is None)
+    assert ("pictures/muon.svg" in text) == (name == "muon")
+    assert "bytes for each parameter" in text
