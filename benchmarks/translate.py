@@ -63,6 +63,11 @@ class Sweep:
     losses: dict[float, float]
 
     @property
+    def whole(self) -> bool:
+        """Whether the best rate has a worse one on each side."""
+        return min(self.losses) < self.best < max(self.losses)
+
+    @property
     def best(self) -> float:
         """The rate of the lowest loss."""
         return min(self.losses, key=lambda rate: self.losses[rate])
@@ -85,7 +90,11 @@ def main(
         wanted = [
             (found[each.task, BASELINE, ""], each)
             for key, each in found.items()
-            if key not in known and (each.task, BASELINE, "") in found and (not only or each.name in only)
+            if key not in known
+            and each.whole
+            and key != (each.task, BASELINE, "")
+            and (each.task, BASELINE, "") in found
+            and (not only or each.name in only)
         ]
         for line in judged_all(wanted, tasks, workers):
             with file.open("a") as lines:

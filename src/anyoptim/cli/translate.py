@@ -40,7 +40,7 @@ def translate_command(
         ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="bytes, finetune, modular-addition, or module:function.")] = None,
-    steps: Annotated[int, typer.Option(min=10, help="Training steps of each trial.")] = 40,
+    steps: Annotated[int, typer.Option(min=5, help="Training steps of each trial.")] = 40,
     seeds: Annotated[int, typer.Option(min=1, help="Trials of each rate, from different weights and data.")] = 2,
     optim_args: Annotated[
         list[str] | None, typer.Option(help="NAME:key=value,… for one of the two; repeat it.")
@@ -107,13 +107,11 @@ def _shown(found: Translation) -> list[RenderableType]:
             sizes = (each.source, each.target, each.source_norm, each.target_norm)
             spread = f"{each.ratio.low:.2g} to {each.ratio.high:.2g}"
             cells = ["-" if size is None else f"{size:.2g}" for size in sizes]
-            table.add_row(
-                each.role, f"{each.elements:,}" if each.elements else "", *cells, f"{each.ratio.middle:.2f}", spread
-            )
+            table.add_row(each.role, f"{each.elements:,}", *cells, f"{each.ratio.middle:.2f}", spread)
         parts.append(table)
         parts.append(
             Text(
-                "Of outputs, the change over some steps; else that of an update, relative to the first weights.",
+                "Changes over some steps, relative to the first weights; ratios of spectral norms, of vectors RMS.",
                 style="dim",
             )
         )

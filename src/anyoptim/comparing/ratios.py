@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from anyoptim.comparing.updates import Sizes, Trial
@@ -19,7 +19,7 @@ _HIDDEN = (LINEAR - {Role.OUTPUT_HEAD, Role.ROUTER}) | {Role.CONVOLUTION}
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as far the second optimizer moves the weights, over parameters, steps and seeds.
+    """How many times as far the second optimizer moves the weights, over parameters, windows of steps and seeds.
 
     Args:
         middle: the median.
@@ -34,15 +34,14 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Moved:
-    """How two optimizers move the parameters of one role, or the outputs.
+    """How two optimizers move the parameters of one role.
 
     Args:
-        role: the role, or ``"outputs"``.
+        role: the role.
         elements: of all its parameters.
-        source: RMS of an update over that of the first weights, the median, ``None`` where these are zero; of outputs
-            RMS of the change.
+        source: RMS of a change over that of the first weights, the median; ``None`` where these are zero.
         target: the same of the second optimizer.
-        source_norm: largest singular value of an update over that of the first weight; ``None`` of vectors.
+        source_norm: largest singular value of a change over that of the first weight; ``None`` of vectors.
         target_norm: the same of the second optimizer.
         ratio: of the norms, of vectors that of the RMS.
     """
@@ -57,7 +56,7 @@ class Moved:
 
 
 def ratio(sources: Sequence[Trial], targets: Sequence[Trial], counts: Counts) -> Ratio:
-    """Compare the norms of updates at the same steps of the same parameters and seeds.
+    """Compare the norms of what the same parameters have changed over the same steps, with the same seeds.
 
     Args:
         sources: trials of the first optimizer.
@@ -67,47 +66,12 @@ def ratio(sources: Sequence[Trial], targets: Sequence[Trial], counts: Counts) ->
     Raises:
         OptimError: one of the two moves none of them.
     """
-    found = _of_pairs(_pairs(sources, targets, counts))
-    if found is None:
+    logs = sorted(math.log(second / first) for first, second in _pairs(sources, targets, counts))
+    if not logs:
         raise OptimError(
             f"{sources[0].name} and {targets[0].name} move no weight in common in so few steps; take more --steps."
         )
-    return found
-
-
-def ratio_of_outputs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Ratio | None:
-    """Compare how far the outputs go between the same steps; ``None`` where a model gives no logits.
-
-    Args:
-        sources: trials of the first optimizer.
-        targets: of the second one, with seeds of the first's.
-    """
-    return _of_pairs(_output_pairs(sources, targets))
-
-
-def moved_outputs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Moved | None:
-    """Return how both move the outputs, in units of the logits."""
-    found = ratio_of_outputs(sources, targets)
-    if found is None:
-        return None
-    first, second = (
-        statistics.median(each for trial in trials for each in trial.outputs) for trials in (sources, targets)
-    )
-    return Moved("outputs", 0, first, second, None, None, found)
-
-
-def _of_pairs(pairs: Iterable[tuple[float, float]]) -> Ratio | None:
-    logs = sorted(math.log(second / first) for first, second in pairs)
-    if not logs:
-        return None
     return Ratio(*(math.exp(each) for each in (statistics.median(logs), _at(logs, 0.1), _at(logs, 0.9))))
-
-
-def _output_pairs(sources: Sequence[Trial], targets: Sequence[Trial]) -> Iterator[tuple[float, float]]:
-    of_seed = {trial.seed: trial.outputs for trial in sources}
-    for trial in targets:
-        pairs = zip(of_seed[trial.seed], trial.outputs, strict=False)
-        yield from (pair for pair in pairs if min(pair) > 0 and math.isfinite(sum(pair)))
 
 
 def deciding(trial: Trial) -> Counts:
@@ -136,10 +100,10 @@ def moved(sources: Sequence[Trial], targets: Sequence[Trial]) -> Iterator[Moved]
         yield Moved(
             str(role),
             sum(each.elements for each in of_role),
-            _relative(sources, counts, lambda each: (each.rms, each.weight)),
-            _relative(targets, counts, lambda each: (each.rms, each.weight)),
-            _relative(sources, counts, lambda each: (each.norms, each.norm)) if matrices else None,
-            _relative(targets, counts, lambda each: (each.norms, each.norm)) if matrices else None,
+            _relative(sources, counts, lambda each: (each.moved_rms, each.rms)),
+            _relative(targets, counts, lambda each: (each.moved_rms, each.rms)),
+            _relative(sources, counts, lambda each: (each.moved_norm, each.norm)) if matrices else None,
+            _relative(targets, counts, lambda each: (each.moved_norm, each.norm)) if matrices else None,
             ratio(sources, targets, counts),
         )
 
@@ -158,7 +122,7 @@ def _pairs(sources: Sequence[Trial], targets: Sequence[Trial], counts: Counts) -
     for trial in targets:
         for second in filter(counts, trial.sizes):
             first = of_seed[trial.seed][second.name]
-            yield from (pair for pair in zip(first.norms, second.norms, strict=False) if min(pair) > 0)
+            yield from (pair for pair in zip(first.moved_norm, second.moved_norm, strict=False) if min(pair) > 0)
 
 
 def _relative(

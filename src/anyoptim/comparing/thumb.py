@@ -1,4 +1,4 @@
-"""Rules of thumb for learning rates, as data: ``rates.json`` says how an optimizer's rate stands to AdamW's."""
+"""Rules of thumb for learning rates, as data in ``rates.json``, and which of them do better than what is measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from functools import cache
 from importlib.resources import files
 
 from anyoptim.names.spec import OptimizerSpec
+from anyoptim.planning.suggestions import same_place
+
+BASELINE = "adamw_torch"
+"""Whose rate the factors are for."""
 
 
 @dataclass(frozen=True)
@@ -15,23 +19,40 @@ class Thumb:
     """A rule of thumb for one optimizer.
 
     Args:
-        factor: its rate over AdamW's.
-        decides: it did better than what is measured, by evidence.
         source: who says so.
-        says: what, in a sentence.
+        says: what, in words.
+        factor: its rate over AdamW's; ``None``: it stands in its usual range where the other's stands in its own.
+        decides: it does better than what is measured, by evidence.
     """
 
-    factor: float
+    source: str
+    says: str
+    factor: float | None = None
     decides: bool = False
-    source: str = ""
-    says: str = ""
+
+    def rate(self, lr: float, source: OptimizerSpec, target: OptimizerSpec) -> float:
+        """Return the rate by this rule.
+
+        Args:
+            lr: the known one.
+            source: whose it is.
+            target: the other optimizer.
+        """
+        return same_place(lr, source, target) if self.factor is None else lr * self.factor
 
 
 @cache
-def thumbs() -> dict[str, Thumb]:
-    """Return every rule, by the optimizer's name."""
+def _thumbs() -> dict[str, Thumb]:
     text = files("anyoptim.comparing").joinpath("rates.json").read_text(encoding="utf-8")
     return {name: Thumb(**rule) for name, rule in json.loads(text).items()}
+
+
+def rule_for(source: OptimizerSpec, target: OptimizerSpec) -> Thumb | None:
+    """Return the rule that there is for two optimizers; a factor goes from AdamW only, a place both ways."""
+    if source.name == target.name:
+        return None
+    rule = _thumbs().get(target.name) or _thumbs().get(source.name)
+    return rule if rule is None or rule.factor is None or source.name == BASELINE else None
 
 
 def is_scale(spec: OptimizerSpec) -> bool:

@@ -1,5 +1,5 @@
 """A learning rate from one optimizer to another: both train one model for a few steps, and the rate is sought at which
-the other moves the model as far."""
+the other moves the weights as far."""
 
 from __future__ import annotations
 
@@ -8,18 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from anyoptim.comparing.progress import Show, in_lines
-from anyoptim.comparing.ratios import (
-    Ratio,
-    deciding,
-    deciding_fallback,
-    moved,
-    moved_outputs,
-    ratio,
-    ratio_of_outputs,
-)
+from anyoptim.comparing.ratios import Ratio, deciding, deciding_fallback, moved, ratio
 from anyoptim.comparing.subjects import subject
 from anyoptim.comparing.tasks import Task
-from anyoptim.comparing.thumb import Thumb, is_scale, thumbs
+from anyoptim.comparing.thumb import is_scale, rule_for
 from anyoptim.comparing.translation import Translation
 from anyoptim.comparing.updates import DivergedError, Trial, try_rate
 from anyoptim.errors import OptimError
@@ -27,11 +19,13 @@ from anyoptim.names.lookup import optimizer_info
 from anyoptim.names.spec import OptimizerSpec
 from anyoptim.planning.suggestions import suited_arguments, usual_rates
 
-STEPS, LEAST = 40, 10
+STEPS, LEAST = 40, 5
 """Of each trial, and the fewest."""
 SEEDS = 2
 NEAR = 1.1
 """Updates whose sizes differ by less are alike."""
+FALLING = 0.5
+"""The mean of a schedule that falls to zero: a schedule-free optimizer, whose rate stays, gets so much of it."""
 _TRIALS = 3
 """So often the other optimizer is tried, each time at what the time before has shown."""
 
@@ -50,7 +44,7 @@ def translate(
     optim_args: Mapping[str, str] | None = None,
     show: Show = in_lines,
 ) -> Translation:
-    """Propose the learning rate at which another optimizer moves a model as far as one whose rate is known.
+    """Propose the learning rate at which another optimizer moves a model's weights as far as one whose rate is known.
 
     Both train for a few steps from the same weights on the same data, the other one again at what the first trial has
     shown, since not every update grows with the rate.
@@ -110,6 +104,27 @@ class _Rates:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """What the trials have shown.
+
+    Args:
+        sources: trials of the known optimizer.
+        targets: the last ones of the other one.
+        tried: at these rates.
+        by: how far the other one moved the weights in them.
+        best: the rates that follow.
+        too_high: a rate that would follow, and diverges.
+    """
+
+    sources: list[Trial]
+    targets: list[Trial]
+    tried: _Rates
+    by: Ratio
+    best: _Rates
+    too_high: float | None = None
+
+
+@dataclass(frozen=True)
 class _Pair:
     """Two optimizers on a task."""
 
@@ -126,22 +141,23 @@ class _Pair:
     def translation(self, weight_decay: float | None, betas: tuple[float, ...] | None) -> Translation:
         """Try both, and say what follows."""
         notes: list[str] = []
-        sources, targets, rates, measured = self._searched()
-        by, found = measured[0], rates.divided(*measured)
-        if not 1 / 2 < by.middle < 2:
+        found = self._searched()
+        if found.too_high is not None:
+            notes.append(f"As far would be lr={found.too_high:.2g}, where {self.target.name} diverges.")
+        elif not 1 / 2 < found.by.middle < 2:
             notes.append(f"What {self.target.name} moves hardly grows with its rate: this one is a guess.")
-        outputs = moved_outputs(sources, targets)
-        what = "outputs" if outputs else "hidden matrices (by the largest singular value of an update)"
-        method, why = "measured", f"there it moves the model's {what} as far"
-        rule, own = self._rule()
-        rate = found.rate
-        if rule is not None and own is not None:
-            if rule.decides:
-                rate, method, why = own, "rule", rule.says
-            else:
-                notes.append(f"A rule of thumb ({rule.source}): {rule.says}; that is lr={own:.2g}.")
+        method, why = "measured", "there it moves the hidden matrices as far"
+        mean = FALLING ** (self.target.traits.schedule_free - self.source.traits.schedule_free)
+        if mean != 1:
+            notes.append(f"One of the two keeps its rate while the other's falls: that counts {mean:g} times.")
+        rate, rule = found.best.rate * mean, rule_for(self.source, self.target)
+        if rule is not None and rule.decides:
+            rate, method, why = rule.rate(self.lr, self.source, self.target), "rule", rule.says
+        elif rule is not None:
+            by_rule = rule.rate(self.lr, self.source, self.target)
+            notes.append(f"A rule of thumb ({rule.source}): {rule.says}; that would be lr={by_rule:.2g}.")
         rate = _two_digits(rate)
-        fallback = None if found.fallback is None else _two_digits(found.fallback)
+        fallback = None if found.best.fallback is None else _two_digits(found.best.fallback)
         decay = self._decay(weight_decay, rate, notes)
         kept = self._betas(betas, notes)
         arguments = suited_arguments(
@@ -156,30 +172,33 @@ class _Pair:
             self.target.name,
             self.lr,
             rate,
-            _two_digits(rates.rate / by.high),
-            _two_digits(rates.rate / by.low),
+            _two_digits(mean * found.tried.rate / found.by.high),
+            _two_digits(mean * found.tried.rate / found.by.low),
             method,
             why,
             fallback,
             decay,
             kept,
             arguments,
-            tuple(filter(None, (outputs, *moved(sources, targets)))),
+            tuple(moved(found.sources, found.targets)),
             tuple(notes),
         )
 
-    def _searched(self) -> tuple[list[Trial], list[Trial], _Rates, tuple[Ratio, Ratio | None]]:
-        """Return trials of both, the other one's rates in its last ones, and what these have shown."""
+    def _searched(self) -> _Found:
+        """Try the known one, and the other one at what each trial before has shown."""
         sources = [self._try(self.source, _Rates(self.lr), seed) for seed in range(self.seeds)]
         rates, targets = self._beginning()
         measured = self._ratios(sources, targets)
         for _ in range(_TRIALS - 1):
-            rates = rates.divided(*measured)
-            targets = [self._try(self.target, rates, seed) for seed in range(self.seeds)]
-            measured = self._ratios(sources, targets)
+            proposed = rates.divided(*measured)
+            try:
+                tried = [self._try(self.target, proposed, seed) for seed in range(self.seeds)]
+            except DivergedError:
+                return _Found(sources, targets, rates, measured[0], rates, too_high=proposed.rate)
+            rates, targets, measured = proposed, tried, self._ratios(sources, tried)
             if all(each is None or abs(math.log(each.middle)) < math.log(NEAR) for each in measured):
                 break
-        return sources, targets, rates, measured
+        return _Found(sources, targets, rates, measured[0], rates.divided(*measured))
 
     def _beginning(self) -> tuple[_Rates, list[Trial]]:
         """Try the other one as far from its usual rates as the known one is, or at a tenth where that diverges."""
@@ -228,17 +247,9 @@ class _Pair:
     def _ratios(sources: Sequence[Trial], targets: Sequence[Trial]) -> tuple[Ratio, Ratio | None]:
         fallback = deciding_fallback(targets[0])
         return (
-            ratio_of_outputs(sources, targets) or ratio(sources, targets, deciding(targets[0])),
+            ratio(sources, targets, deciding(targets[0])),
             None if fallback is None else ratio(sources, targets, fallback),
         )
-
-    def _rule(self) -> tuple[Thumb | None, float | None]:
-        """Return the rule of thumb for the other one, and the rate by it."""
-        known = thumbs()
-        own, other = known.get(self.source.name), known.get(self.target.name)
-        if own is None or other is None or own == other:
-            return None, None
-        return other, self.lr * other.factor / own.factor
 
     def _decay(self, given: float | None, rate: float, notes: list[str]) -> float | None:
         """Return the decay that takes as much away at each step."""

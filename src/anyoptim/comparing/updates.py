@@ -1,4 +1,4 @@
-"""How far an optimizer moves a model in a short training: its weights at each step, its outputs over several."""
+"""How far an optimizer moves the weights of a model in a few dozen steps, parameter by parameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from anyoptim.comparing.outputs import Outputs
 from anyoptim.comparing.tasks import Task
 from anyoptim.errors import OptimError
 from anyoptim.integrations.transformers import enable
@@ -33,36 +31,35 @@ OnStep = Callable[[int, float], None]
 
 WARMUP = 0.1
 """The share of steps in which the rate rises: what is measured begins after it."""
-_LOOKS = 8
-"""A spectral norm is measured at so many steps: it takes as long as some products of the matrix."""
+WINDOWS = 3
+"""What follows is as many windows of steps. A window's change counts, since what noise moves to and fro cancels in it:
+single updates are larger without momentum, and move a model no further."""
 _ITERATIONS = 12
-_WINDOWS = 3
-"""The outputs are looked at where so many windows begin and end: what noise moves to and fro cancels in one."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How one parameter moved; a size is of an update without weight decay, from the end of the warmup on.
+    """How one parameter moved, without weight decay.
 
     Args:
         name: the parameter's.
         role: what it is for.
         elements: how many it has.
         in_fallback: whether the fallback of a hybrid steps it.
-        weight: RMS of its first values.
+        rms: of its first values.
         norm: their largest singular value; of what is no matrix the RMS.
-        rms: RMS of the update of each step.
-        norms: the same as ``norm``, of the update, at some of the steps.
+        moved_rms: RMS of the change over each window of steps.
+        moved_norm: the same as ``norm``, of these changes.
     """
 
     name: str
     role: Role
     elements: int
     in_fallback: bool
-    weight: float
+    rms: float
     norm: float
-    rms: tuple[float, ...]
-    norms: tuple[float, ...]
+    moved_rms: tuple[float, ...]
+    moved_norm: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,6 @@ class Trial:
         seed: of the weights and of the order of data.
         losses: of each step.
         sizes: of each trainable parameter.
-        outputs: RMS of the change of the outputs for some examples, between each two of a few moments; empty where the
-            model gives no logits.
     """
 
     name: str
@@ -84,7 +79,6 @@ class Trial:
     seed: int
     losses: tuple[float, ...]
     sizes: tuple[Sizes, ...]
-    outputs: tuple[float, ...]
 
 
 class DivergedError(OptimError):
@@ -128,9 +122,8 @@ def try_rate(
             width = getattr(getattr(model, "config", None), "hidden_size", None)
             suited = suited_arguments(name, learning_rate=rate, width=width, optim_args=optim_args)
             arguments = _arguments({**suited, **(fields or {})}, task, folder, steps=steps, seed=seed)
-            planned = plan(name, model, arguments)
             trainer = Trainer(model, arguments, train_dataset=task.train, data_collator=task.collator)
-            watch = _Watch(planned, Outputs(trainer, task), math.ceil(steps * WARMUP), steps, on_step)
+            watch = _Watch(plan(name, model, arguments), steps, on_step)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(watch)
             trainer.train()
@@ -142,7 +135,7 @@ def try_rate(
         raise DivergedError(
             f"{name} at lr {rate:g}: the loss is no number after {len(watch.losses)} steps; take a lower rate."
         )
-    return Trial(name, rate, seed, tuple(watch.losses), watch.sizes, watch.outputs)
+    return Trial(name, rate, seed, tuple(watch.losses), watch.sizes)
 
 
 @contextlib.contextmanager
@@ -174,23 +167,19 @@ def _arguments(suited: dict[str, object], task: Task, folder: str, *, steps: int
 
 
 class _Watch(TrainerCallback):
-    """Measures each parameter before and after each step once the warmup is over."""
+    """Measures each parameter where a window of steps ends."""
 
-    def __init__(self, planned: Plan, look: Outputs, warmup: int, steps: int, on_step: OnStep) -> None:
+    def __init__(self, planned: Plan, steps: int, on_step: OnStep) -> None:
         self.losses: list[float] = []
         self.diverged = False
         self._routes = planned.routing.routes if planned.routing else ()
         self._hybrid = planned.spec.fallback is not None
-        self._warmup = warmup
-        self._every = max((steps - warmup) // _LOOKS, 1)
-        self._look = look
-        self._moments = {warmup + (steps - warmup) * each // _WINDOWS for each in range(_WINDOWS + 1)}
-        self._seen: list[Tensor] = []
         self._on_step = on_step
-        self._first = {each.name: (_rms(each.parameter), norm(each.parameter)) for each in self._routes}
+        begin = math.ceil(steps * WARMUP)
+        self._moments = {begin + (steps - begin) * each // WINDOWS for each in range(WINDOWS + 1)}
+        self._first = {each.name: (rms(each.parameter), norm(each.parameter)) for each in self._routes}
         self._before: dict[str, Tensor] = {}
-        self._rms: dict[str, list[float]] = {each.name: [] for each in self._routes}
-        self._norms: dict[str, list[float]] = {each.name: [] for each in self._routes}
+        self._moved: dict[str, list[tuple[float, float]]] = {each.name: [] for each in self._routes}
 
     @property
     def sizes(self) -> tuple[Sizes, ...]:
@@ -202,42 +191,22 @@ class _Watch(TrainerCallback):
                 each.place.numel,
                 self._hybrid and not each.is_target,
                 *self._first[each.name],
-                tuple(self._rms[each.name]),
-                tuple(self._norms[each.name]),
+                tuple(size for size, _ in self._moved[each.name]),
+                tuple(size for _, size in self._moved[each.name]),
             )
             for each in self._routes
         )
 
-    @property
-    def outputs(self) -> tuple[float, ...]:
-        """The changes between each two moments."""
-        return tuple(_rms(later - earlier) for earlier, later in combinations(self._seen, 2))
-
-    def _look_now(self, step: int) -> None:
-        seen = self._look() if step in self._moments else None
-        if seen is not None:
-            self._seen.append(seen)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look at the outputs, where nothing warms up."""
-        self._look_now(0)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep the weights."""
-        if state.global_step >= self._warmup:
-            self._before = {each.name: each.parameter.detach().clone() for each in self._routes}
-
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure the difference."""
-        self._look_now(state.global_step)
-        looks = (state.global_step - self._warmup) % self._every == 0
+        """Measure what the window that ends here has changed."""
+        if state.global_step not in self._moments:
+            return
         for each in self._routes:
-            if each.name not in self._before:
-                return
-            update = each.parameter.detach() - self._before[each.name]
-            self._rms[each.name].append(_rms(update))
-            if looks:
-                self._norms[each.name].append(norm(update))
+            weights = each.parameter.detach().clone()
+            if each.name in self._before:
+                change = weights - self._before[each.name]
+                self._moved[each.name].append((rms(change), norm(change)))
+            self._before[each.name] = weights
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Keep the loss, and end what has diverged."""
@@ -250,7 +219,10 @@ class _Watch(TrainerCallback):
         self._on_step(state.global_step, self.losses[-1])
 
 
-def _rms(values: Tensor) -> float:
+def rms(values: Tensor) -> float:
+    """Return the root of the mean square of all values; 0 if there are none."""
+    if not values.numel():
+        return 0.0
     return float(values.detach().float().square().mean().sqrt())
 
 
@@ -265,7 +237,7 @@ def norm(values: Tensor) -> float:
             dimensions counts as stacks, too.
     """
     if values.ndim < 2 or not values.numel():
-        return _rms(values) if values.numel() else 0.0
+        return rms(values)
     stack = values.detach().float().reshape(-1, *values.shape[-2:])
     start = torch.randn(stack.shape[-1], 1, generator=torch.Generator().manual_seed(0)).to(stack)
     vector = start.expand(len(stack), -1, -1)

@@ -30,7 +30,7 @@ def suited_arguments(
     if width and isinstance(rank, int) and rank > width // 4 and "rank=" not in optim_args:
         texts.append(f"rank={max(width // 4, 1)}")
     if spec.fallback is not None and "fallback_lr=" not in optim_args:
-        texts.append(f"fallback_lr={_same_place(rate, spec, spec.fallback):g}")
+        texts.append(f"fallback_lr={same_place(rate, spec, spec.fallback):g}")
     arguments: dict[str, object] = {"optim": spec.name}
     if texts:
         arguments["optim_args"] = ",".join(texts)
@@ -51,7 +51,7 @@ def usual_rates(spec: OptimizerSpec) -> tuple[float, float, float]:
     return low, high if low == high else float(f"{math.sqrt(low * high):.0e}"), high
 
 
-def _same_place(rate: float, spec: OptimizerSpec, other: OptimizerSpec) -> float:
+def same_place(rate: float, spec: OptimizerSpec, other: OptimizerSpec) -> float:
     """Return the rate of ``other`` that stands in its range where ``rate`` stands in the range of ``spec``."""
     (low, _, high), (other_low, _, other_high) = usual_rates(spec), usual_rates(other)
     if low == high:
