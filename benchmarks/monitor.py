@@ -48,9 +48,8 @@ def main(
     hardware = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
     if device == "cpu":
         torch.set_num_threads(1)
-    print(
-        f"{hardware}, torch {torch.__version__}, Python {platform.python_version()}, medians of {repeats} pairs, {tokens} tokens a step"
-    )
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    print(f"{hardware}, {versions}, medians of {repeats} pairs, {tokens} tokens a step")
     table = Table()
     for column in ("optimizer", "a step, ms", "a measured one, ms more", "in %", "one in ten, in %"):
         table.add_column(column, justify="left" if column == "optimizer" else "right")
