@@ -77,6 +77,14 @@ def test_a_bar_passes_the_mark_where_it_does_not_fit_and_only_there(memory: int,
         assert ("fits into" in verdict("one", each, memory)) == ((each.total or 0) <= memory)
 
 
+@pytest.mark.parametrize("others", [0, 900 * GIB])
+def test_a_byte_decides_whether_a_bar_passes_the_mark(others: int) -> None:
+    memory = 16 * GIB
+    found = {"fits": PLAIN, "lacks": replace(PLAIN, gradients=4 * GIB + 1), "other": replace(PLAIN, state=others)}
+    past = [cells(line.partition("│")[2]) for line in lines(found, memory=memory) if "│" in line]
+    assert not past[0] and past[1]
+
+
 def test_what_lies_elsewhere_is_said_and_no_part_of_the_bar() -> None:
     away = replace(PLAIN, elsewhere=7 * GIB, remainder=2 * GIB, where="host")
     assert sizes(away) == (4 * GIB, 0, 0, 4 * GIB, GIB, 0)

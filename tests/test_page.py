@@ -57,6 +57,11 @@ def test_every_parameter_stands_in_one_cell(name: str, model: str) -> None:
     assert sum(alike.count for cell in cells for alike in cell.parameters) == len(found.routing.routes)
 
 
+def test_what_only_some_layers_have_leaves_the_others_empty() -> None:
+    # the first layers of the encoder and of the decoder hold the relative positions for all
+    assert rows(strip_of(planned("muon", "t5")))["layer.SelfAttention, embedding"] == [(1, 1), (7, 7)]
+
+
 def test_layers_with_rates_of_their_own_are_cells_of_their_own() -> None:
     strip = strip_of(planned("adamw_torch", optim_args="layer_decay=0.5", learning_rate=0.16))
     (attention,) = (row for row in strip.rows if row.label.startswith("self_attn"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 4
-_TITLE = 30
+_TITLE = 36
 """Characters of a line of a panel's title, which has to end before the next panel."""
 _OWN, _BASELINE, _OTHERS = "#c2410c", "#1e293b", "#d6d3d1"
 
