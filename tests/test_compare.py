@@ -18,9 +18,10 @@ from processes import command, printed
 import anyoptim
 from anyoptim.comparing.progress import EVERY, in_lines
 from anyoptim.comparing.race import Entry, Run
-from anyoptim.comparing.results import Results, entries, standings
+from anyoptim.comparing.results import Results, standings
 from anyoptim.comparing.task_loading import load_task
 from anyoptim.comparing.tasks import TASKS, Sums
+from anyoptim.comparing.wanted import entries
 from anyoptim.planning.suggestions import usual_rates
 
 TASK = """

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,20 @@ ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "benchmarks" / "results" / "evidence"
 
 
+def runs_of(task: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (RUNS / f"{task}.jsonl").read_text().splitlines()]
+
+
+def score(run: dict[str, Any]) -> float | None:
+    """The share of wrong answers where there are answers, else the held-out loss."""
+    if run["heldout_loss"] is None:
+        return None
+    return 1 - float(run["accuracies"][-1][1]) if run["accuracies"] else float(run["heldout_loss"])
+
+
 @pytest.mark.parametrize("task", tasks())
 def test_a_result_is_what_its_runs_came_to(task: str) -> None:
-    runs = [json.loads(line) for line in (RUNS / f"{task}.jsonl").read_text().splitlines()]
+    runs = runs_of(task)
     for each in evidence(task):
         own = [
             run
@@ -27,12 +39,12 @@ def test_a_result_is_what_its_runs_came_to(task: str) -> None:
             and run["entry"]["steps"] == tasks()[task].steps
             and ("state_dtype=" in run["entry"]["optim_args"]) == ("state_dtype=" in each.optim_args)
         ]
-        first = {run["entry"]["learning_rate"]: run["heldout_loss"] for run in own if run["entry"]["seed"] == 0}
-        trained = {rate: loss for rate, loss in first.items() if loss is not None}
+        first = {run["entry"]["learning_rate"]: score(run) for run in own if run["entry"]["seed"] == 0}
+        trained = {rate: loss for rate, loss in sorted(first.items()) if loss is not None}
         assert dict(each.rates) == {rate: pytest.approx(loss, abs=1e-4) for rate, loss in trained.items()}
         assert each.lr == min(trained, key=lambda rate: trained[rate])
-        losses = [run["heldout_loss"] for run in own if run["entry"]["learning_rate"] == each.lr]
-        losses = [loss for loss in losses if loss is not None]
+        found = [score(run) for run in own if run["entry"]["learning_rate"] == each.lr]
+        losses = [loss for loss in found if loss is not None]
         assert each.seeds == len(losses)
         assert each.loss == pytest.approx(sum(losses) / len(losses), abs=1e-4)
         assert (each.lowest, each.highest) == pytest.approx((min(losses), max(losses)), abs=1e-4)
@@ -42,13 +54,12 @@ def test_a_result_is_what_its_runs_came_to(task: str) -> None:
 def test_forty_names_with_their_best_rate_inside(task: str) -> None:
     found = evidence(task)
     assert len({each.name for each in found if "(" not in each.name}) >= 40
-    inside = [each for each in found if each.rates[0][0] < each.lr < each.rates[-1][0]]
-    # where the next rate fails, nothing was learned beyond
-    ends = {each.label for each in found} - {each.label for each in inside}
-    runs = [json.loads(line) for line in (RUNS / f"{task}.jsonl").read_text().splitlines()]
-    failed = {run["entry"]["name"] for run in runs if run["error"]}
-    assert {each.partition(" ")[0] for each in ends} <= failed
-    assert all(len(each.curve) == len(found[0].curve) for each in found)
+    # of an optimizer that learned nothing, which answers as by chance, no rate is the best
+    learned = [each for each in found if tasks()[task].measure == "held-out loss" or each.loss < 0.9]
+    ends = {each.name for each in learned if not each.rates[0][0] < each.lr < each.rates[-1][0]}
+    # where the next rate fails, nothing can be learned beyond
+    assert ends <= {run["entry"]["name"] for run in runs_of(task) if run["error"]}
+    assert all(len(each.rates) >= 6 or not tasks()[task].measure.startswith("wrong") for each in found)
 
 
 def test_all_that_was_measured_is_a_name() -> None:
