@@ -1,6 +1,6 @@
 """How good a translated learning rate is: AdamW's best rate to each other name, against the best of its sweep.
 
-    python benchmarks/translate.py results/evidence/*.jsonl      # what is in results/translate/ is not run again
+    python benchmarks/translate.py benchmarks/results/evidence/*.jsonl --tasks evidence:TASKS
     python benchmarks/translate.py --report
 
 A line of the evidence is a run: task, name, optim_args, rate, seed, steps, heldout, or what ``anyoptim compare``
