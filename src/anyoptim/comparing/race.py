@@ -24,6 +24,15 @@ from anyoptim.planning.suggestions import suited_arguments
 OnStep = Callable[[int, float], None]
 """Called after each step with the step's number, from 1, and its loss."""
 
+QUIET: dict[str, Any] = {
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+    "save_strategy": "no",
+    "report_to": [],
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+}
+"""What TrainingArguments say of a run that is watched: every loss as it is, and nothing written."""
 _EVALUATIONS = 40
 
 
@@ -104,12 +113,7 @@ def arguments_of(entry: Entry, task: Task, output_dir: str) -> TrainingArguments
         "seed": entry.seed,
         "per_device_train_batch_size": task.batch_size,
         "per_device_eval_batch_size": 4 * task.batch_size,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
+        **QUIET,
         **(along_the_way if task.accuracy_at is not None else {}),
         **suited,
     }

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from anyoptim.comparing.race import QUIET
 from anyoptim.comparing.tasks import Task
 from anyoptim.errors import OptimError
 from anyoptim.integrations.transformers import enable
@@ -156,12 +157,7 @@ def _arguments(suited: dict[str, object], task: Task, folder: str, *, steps: int
         "warmup_steps": math.ceil(steps * WARMUP),
         "weight_decay": 0.0,
         "per_device_train_batch_size": task.batch_size,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
+        **QUIET,
     }
     return TrainingArguments(**values)
 
