@@ -150,6 +150,9 @@ def front(task: str) -> None:
     for each in [*best, *(each for each in found if each.label == BASELINE and each not in best)]:
         if each.loss <= limit:
             axis.annotate(each.label, (each.state, each.loss), xytext=(4, -10), textcoords="offset points", fontsize=8)
+    axis.set_xscale("symlog", linthresh=1)  # many take little, few take much
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xticks([0, 1, 2, 4, 8, 16, 32])
     axis.set(xlabel="bytes of state for each parameter", ylabel=known.tasks()[task].measure)
     axis.set_ylim(top=limit)
     figure.savefig(PICTURES / f"evidence-{task}-front.svg", transparent=True, metadata={"Date": None})
