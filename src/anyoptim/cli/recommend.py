@@ -83,9 +83,10 @@ def recommend_command(
             }
         )
     if not found.best:
+        smaller = "a smaller model" if task is Task.lora else "--task lora or a smaller model"
         raise OptimError(
-            f"Nothing with evidence trains {model} in {dtype} within {memory}: take more ranks, --task lora or a"
-            " smaller model; --all looks at names without evidence, too."
+            f"Nothing with evidence trains {model} in {dtype} within {memory}: take more ranks, {smaller}; --all"
+            " looks at names without evidence, too."
         )
     if not as_json:
         where = f" on each of {ranks} ranks under {sharding}" if ranks > 1 else ""

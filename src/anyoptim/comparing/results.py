@@ -21,7 +21,7 @@ class Results:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
         self._runs = [each for each in map(_read, lines) if each is not None]
 
@@ -31,8 +31,8 @@ class Results:
 
     def add(self, run: Run) -> None:
         """Write a run."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
             file.write(json.dumps(asdict(run), allow_nan=False) + "\n")
         self._runs.append(run)
 

@@ -79,7 +79,7 @@ class Wanted:
         if self.searches:
             return f"A search for the best rate of {len(self.names)} optimizers, by runs of {self.steps} steps or less"
         there = sum(self._results.find(each) is not None for each in self._fixed)
-        kept = f", {there} of them are there already" if there else ""
+        kept = f", {there} of them are in {self._results.path} already" if there else ""
         return f"{len(self._fixed)} runs of {self.steps} steps{kept}"
 
     def left(self, kept: int) -> str:
