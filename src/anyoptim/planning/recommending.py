@@ -170,6 +170,7 @@ class _Search:
     ) -> None:
         self._model, self._memory, self._task, self._ranks, self._how = model, memory, task, ranks, how
         self._tell = on_each
+        self._found: dict[tuple[str, str], tuple[Footprint, tuple[str, ...]]] = {}
         self._width = getattr(getattr(model, "config", None), "hidden_size", None)
         self._fields = dict(sharding(how).fields if ranks > 1 else ())
         self._half = any(each.requires_grad and each.dtype in HALF for each in model.parameters())
@@ -190,8 +191,7 @@ class _Search:
                 continue
             arguments = suited_arguments(name, width=self._width, optim_args=optim_args)
             try:
-                planned = plan(name, self._model, {**self._fields, **arguments})
-                found = planned.footprint(self._ranks, self._how)
+                found, advice = self._planned(name, optim_args, arguments)
             except OptimError as error:
                 # another device, a kind of model that it does not take, a process group that it cannot use
                 refused = str(error)
@@ -199,7 +199,7 @@ class _Search:
             if found.total is None:
                 return "its memory is not known"
             if found.total <= self._memory * (1 - ROOM):
-                return self._recommended(name, arguments, found, planned.advice)
+                return self._recommended(name, arguments, found, advice)
             least = min(found.total, least or found.total)
         return refused if least is None else f"takes {format_bytes(least)} at least"
 
@@ -207,6 +207,14 @@ class _Search:
         """Return the first of some names that fits with nothing in the host's memory."""
         tried = (self.fitting(name, host=False) for name in names)
         return next((each for each in tried if isinstance(each, Recommendation)), None)
+
+    def _planned(self, name: str, optim_args: str, arguments: dict[str, object]) -> tuple[Footprint, tuple[str, ...]]:
+        """Return what a name holds with some arguments and what is said of it; planned once."""
+        key = name, optim_args
+        if key not in self._found:
+            planned = plan(name, self._model, {**self._fields, **arguments})
+            self._found[key] = planned.footprint(self._ranks, self._how), planned.advice
+        return self._found[key]
 
     def _recommended(
         self, name: str, arguments: dict[str, object], found: Footprint, advice: tuple[str, ...]
