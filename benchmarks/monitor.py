@@ -2,10 +2,11 @@
 
     python benchmarks/monitor.py --repeats 12
 
-A step is a forward pass, a backward pass and the update of a small Llama. Both optimizers step in turn in one process,
-each pair in the other order than the one before; every step of the one is measured. Differences are the medians of
-those within pairs. In a loop, and with ``logging_steps=10``, one step in ten is measured, so a tenth of it is added. On
-a CPU one thread's own time is taken, which others that use the machine disturb least.
+A step is a forward pass, a backward pass and the update of a small Llama. Of each pair of steps one is measured, the
+first or the second in turn; one optimizer takes both, since two models lie differently in memory, which tells more than
+a monitor. Differences are the medians of those within pairs. In a loop, and with ``logging_steps=10``, one step in ten
+is measured, so a tenth of it is added. On a CPU one thread's own time is taken, which others that use the machine
+disturb least.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ROWS: dict[str, tuple[str, str, torch.dtype]] = {
     "adamw_torch, fused_backward": ("adamw_torch", "fused_backward=true", torch.float32),
     "adamw_torch, 24bit and int8": ("adamw_torch", "master_weights=24bit,state_dtype=int8", torch.bfloat16),
 }
-EVERY = 10
+EVERY, NEVER = 10, 10**9
 
 
 def main(
@@ -63,24 +64,22 @@ def main(
 
 
 def costs(name: str, args: str, dtype: torch.dtype, device: str, repeats: int, tokens: int) -> tuple[float, float]:
-    """Return seconds of a step without a monitor, and how many more one takes that is measured."""
-    models = [LlamaForCausalLM(CONFIG).to(device, dtype) for _ in range(2)]
-    given = [",".join(filter(None, [args, more])) for more in ("", "monitor=true")]
-    plain, monitored = (
-        anyoptim.get_optimizer(name, model, lr=1e-4, optim_args=text or None)
-        for model, text in zip(models, given, strict=True)
-    )
+    """Return seconds of a step that is not measured, and how many more one takes that is."""
+    model = LlamaForCausalLM(CONFIG).to(device, dtype)
+    given = ",".join(filter(None, [args, "monitor=true"]))
+    optimizer = anyoptim.get_optimizer(name, model, lr=1e-4, optim_args=given)
     batch = torch.randint(CONFIG.vocab_size, (2, tokens // 2), device=device)
-    monitor: Any = getattr(monitored, "monitor")  # noqa: B009  # of an optimizer of any class
-    monitor.every = 1
+    monitor: Any = getattr(optimizer, "monitor")  # noqa: B009  # of an optimizer of any class
     alone: list[float] = []
     more: list[float] = []
     for number in range(repeats + 1):
-        pair = [(models[0], plain), (models[1], monitored)]
-        seconds = {id(each): step(model, each, batch) for model, each in (pair if number % 2 else pair[::-1])}
+        seconds = {}
+        for every in (1, NEVER) if number % 2 else (NEVER, 1):
+            monitor.every = every
+            seconds[every] = step(model, optimizer, batch)
         if number:  # the first ones make state
-            alone.append(seconds[id(plain)])
-            more.append(seconds[id(monitored)] - seconds[id(plain)])
+            alone.append(seconds[NEVER])
+            more.append(seconds[1] - seconds[NEVER])
     return statistics.median(alone), statistics.median(more)
 
 

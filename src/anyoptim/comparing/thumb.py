@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -53,6 +54,19 @@ def rule_for(source: OptimizerSpec, target: OptimizerSpec) -> Thumb | None:
         return None
     rule = _thumbs().get(target.name) or _thumbs().get(source.name)
     return rule if rule is None or rule.factor is None or source.name == BASELINE else None
+
+
+def highest_rate(lr: float, source: OptimizerSpec, target: OptimizerSpec) -> float:
+    """Return the rate that is as far above another optimizer's usual range as the known one is above its own.
+
+    Args:
+        lr: the known one; inside of its range the other's range ends the other one.
+        source: whose it is.
+        target: the other optimizer.
+    """
+    if source.usual_lr is None or target.usual_lr is None:
+        return math.inf
+    return target.usual_lr[1] * max(lr / source.usual_lr[1], 1.0)
 
 
 def is_scale(spec: OptimizerSpec) -> bool:

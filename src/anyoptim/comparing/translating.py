@@ -11,7 +11,7 @@ from anyoptim.comparing.progress import Show, in_lines
 from anyoptim.comparing.ratios import Ratio, deciding, deciding_fallback, moved, ratio
 from anyoptim.comparing.subjects import subject
 from anyoptim.comparing.tasks import Task
-from anyoptim.comparing.thumb import is_scale, rule_for
+from anyoptim.comparing.thumb import highest_rate, is_scale, rule_for
 from anyoptim.comparing.translation import Translation
 from anyoptim.comparing.updates import DivergedError, Trial, try_rate
 from anyoptim.errors import OptimError
@@ -141,6 +141,11 @@ class _Pair:
     def translation(self, weight_decay: float | None, betas: tuple[float, ...] | None) -> Translation:
         """Try both, and say what follows."""
         notes: list[str] = []
+        if self.source.usual_lr and self.lr > self.source.usual_lr[1]:
+            notes.append(
+                f"lr={self.lr:g} is above what is usual for {self.source.name} ({self.source.usual_lr[1]:g}): this is a"
+                " guess."
+            )
         found = self._searched()
         if found.too_high is not None:
             notes.append(f"As far would be lr={found.too_high:.2g}, where {self.target.name} diverges.")
@@ -151,11 +156,15 @@ class _Pair:
         if mean != 1:
             notes.append(f"One of the two keeps its rate while the other's falls: that counts {mean:g} times.")
         rate, rule = found.best.rate * mean, rule_for(self.source, self.target)
+        highest = highest_rate(self.lr, self.source, self.target)
         if rule is not None and rule.decides:
             rate, method, why = rule.rate(self.lr, self.source, self.target), "rule", rule.says
         elif rule is not None:
             by_rule = rule.rate(self.lr, self.source, self.target)
             notes.append(f"A rule of thumb ({rule.source}): {rule.says}; that would be lr={by_rule:.2g}.")
+        if method == "measured" and rate > highest:
+            notes.append(f"It would move the hidden matrices as far at lr={rate:.2g}.")
+            rate, method, why = highest, "range", f"further up is beyond what is usual for {self.target.name}"
         rate = _two_digits(rate)
         fallback = None if found.best.fallback is None else _two_digits(found.best.fallback)
         decay = self._decay(weight_decay, rate, notes)

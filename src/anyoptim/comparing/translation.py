@@ -20,7 +20,8 @@ class Translation:
         rate: the other one's.
         low: the lower end of what was measured, over parameters, steps and seeds: a tenth of all lies below.
         high: the upper end.
-        method: ``"measured"``; ``"rule"``: a rule of thumb that does better; ``"itself"``: it finds its rate itself.
+        method: ``"measured"``; ``"range"``: what was measured lies above its usual range, whose end this is;
+            ``"rule"``: a rule of thumb that does better; ``"itself"``: it finds its rate itself.
         why: what decided, in a sentence.
         fallback_rate: of a hybrid's fallback, if it has one that nobody set.
         weight_decay: the other one's, if one was given.
