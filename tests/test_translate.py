@@ -130,6 +130,21 @@ def test_where_a_rule_of_thumb_does_better_it_is_taken() -> None:
     assert other.method == "measured" and any("arXiv 2302.06675" in note for note in other.notes)
 
 
+def test_what_is_measured_beyond_the_usual_range_ends_there() -> None:
+    spec = anyoptim.optimizer_info("adamw_torch")
+    assert spec.usual_lr is not None
+    top = spec.usual_lr[1]
+    inside = translated("adamw_torch", "lookahead(adamw_torch)", top / 10)
+    assert inside.method == "measured" and inside.rate > 1.2 * top / 10
+    end = translated("adamw_torch", "lookahead(adamw_torch)", top)
+    assert (end.method, end.rate) == ("range", top) and end.high > top
+    assert any("as far at lr=" in note for note in end.notes)
+    # as far above it as the known one
+    beyond = translated("adamw_torch", "lookahead(adamw_torch)", 2 * top)
+    assert (beyond.method, beyond.rate) == ("range", 2 * top)
+    assert "lr=0.006 is above what is usual for adamw_torch (0.003)" in beyond.notes[0]
+
+
 def test_a_rate_that_stays_is_half_of_one_that_falls() -> None:
     there = translated("adamw_torch", "schedule_free_adamw", 1e-3)
     (hidden,) = (each for each in there.moved if each.role == "hidden matrix")
