@@ -209,6 +209,19 @@ def test_taking_ones_for_values_finds_what_a_real_step_finds(name: str, monkeypa
         assert abs(guessed.total - real.total) <= 8  # an estimate that starts as a number or as a tensor
 
 
+@pytest.mark.parametrize("name", ["adamw_torch", "schedule_free_adamw", "muon", "normuon"])
+def test_packed_state_on_ranks_is_known_of_a_large_model_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def footprint() -> Any:
+        settings = {"master_weights": "24bit", "state_dtype": "int8"}
+        return anyoptim.plan(name, llama().to(torch.bfloat16), **settings).footprint(4)
+
+    small = footprint()
+    assert small.total is not None
+    monkeypatch.setattr("anyoptim.memory.first_step.ATTEMPTS", ATTEMPTS[-1:])
+    large = footprint()
+    assert (large.total, large.state) == (small.total, small.state)
+
+
 OTHERS = ("adamw_torch", "stable_adamw", "muon", "soap", "adamw_8bit")
 
 

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from meshes import MESHES, net, one_step, optimizer
 from ranks import Cases, found
 from torch.nn.parallel import DistributedDataParallel
 from toys import arguments, data, inner, llama, same_weights, train, weights
 from transformers import Trainer
+
+import anyoptim
 
 MEASURES = {"update_rms", "relative_update", "zero_updates", "grad_norm", "lr"}
 NAMES = {"embedding", "hidden_matrix", "norm", "output_head", "before_layers", "layer_00", "layer_01", "after_layers"}
@@ -32,6 +35,26 @@ def measured(trainer: Trainer) -> dict[int, dict[str, float]]:
         for row in trainer.state.log_history
     }
     return {step: numbers for step, numbers in found.items() if numbers}
+
+
+def test_a_loop_of_accelerate_counts_whole_steps() -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = llama()
+    given = anyoptim.get_optimizer("adamw_torch", model, lr=1e-3, optim_args="monitor=true")
+    model, wrapped = accelerator.prepare(model, given)
+    monitor = wrapped.optimizer.monitor
+    ids = torch.arange(16).reshape(1, 16)
+    steps = []
+    for _ in range(24):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(input_ids=ids, labels=ids).loss)
+            wrapped.step()
+            wrapped.zero_grad()
+        found = monitor.reading()
+        steps.append(found.step if found else 0)
+    # the first whole step, and then every tenth
+    assert steps == [0] + [1] * 18 + [10] * 5
+    assert {key.split("/")[1] for key in monitor.read()} == MEASURES
 
 
 @pytest.mark.trainer

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement
+from torch.utils._python_dispatch import _disable_current_modes
 
 from anyoptim.engines.distributed import several_processes
 from anyoptim.errors import UnsupportedError
@@ -66,7 +67,8 @@ def layout_of(tensor: Tensor) -> Layout:
     """Return how a DTensor lies on its mesh; of any other tensor every process holds a replica."""
     if isinstance(tensor, DTensor):
         order = group_ranks(tensor)
-        return _layout(tensor.shape, _mesh_key(tensor.device_mesh), tuple(tensor.placements), order)
+        with _disable_current_modes():  # indices are numbers, also where a step is tried on fake tensors
+            return _layout(tensor.shape, _mesh_key(tensor.device_mesh), tuple(tensor.placements), order)
     shape = tuple(tensor.shape)
     return replicated(shape, dist.get_world_size() if several_processes() else 1)
 
@@ -186,11 +188,11 @@ def _indices(
     for count, at, placement in zip(sizes, coordinate, placements, strict=True):
         if getattr(placement, "dim", None) == dim and count > 1:
             held = placement._split_tensor(held, count, with_padding=False, contiguous=False)[0][at]
-    indices = held.flatten().tolist()
-    if not indices:
+    indices = held.flatten()
+    if not len(indices):
         return range(0)
-    follow = indices[-1] - indices[0] == len(indices) - 1
-    return range(indices[0], indices[-1] + 1) if follow else tuple(indices)
+    first, last = int(indices[0]), int(indices[-1])
+    return range(first, last + 1) if last - first == len(indices) - 1 else tuple(indices.tolist())
 
 
 def _index(region: Region) -> Any:
