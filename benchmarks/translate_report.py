@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent / "results" / "translate.md"
 MARK = "<!-- from here on written by benchmarks/translate_report.py -->\n"
 NEAR = (0.02, 0.05, 0.1, 0.2)
 """Nats, or shares of wrong answers, within which the best of the sweep counts as met."""
-METHODS = {"measured": "#dd6633", "rule": "#4477aa", "itself": "#228833"}
+METHODS = {"measured": "#dd6633", "range": "#ccaa22", "rule": "#4477aa", "itself": "#228833"}
 TEXT = "#808080"
 
 
@@ -130,7 +130,7 @@ def share(each: list[bool]) -> str:
 def draw(found: list[Outcome]) -> None:
     """Draw each translation: how far its rate is from the best one, and what that costs."""
     plt.rcParams |= {"svg.hashsalt": "anyoptim", "svg.fonttype": "none", "text.color": TEXT, "axes.labelcolor": TEXT}
-    figure, axes = plt.subplots(1, len(tasks()), figsize=(11, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, len(tasks()), figsize=(11, 4.2), layout="constrained")
     for axis, task in zip(axes, tasks().values(), strict=True):
         own = [each for each in found if each.judged.task == task.name]
         axis.spines[["top", "right"]].set_visible(False)
@@ -142,10 +142,14 @@ def draw(found: list[Outcome]) -> None:
             points = [(each.times, each.worse) for each in own if each.judged.method == method]
             if points:
                 axis.scatter(*zip(*points, strict=True), s=18, color=colour, label=method)
-        for each in own[:4]:
+        for each in own[:3]:
             axis.annotate(each.best.label, (each.times, each.worse), xytext=(5, 3), textcoords="offset points",
                           fontsize=7)  # fmt: skip
         axis.set_xscale("log")
+        axis.set_xticks([0.3, 1, 3, 10, 30], minor=False)
+        axis.set_xticks([], minor=True)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xlim(0.2, 40)
         axis.set_title(task.title, fontsize=9, loc="left", color=TEXT)
         axis.set_xlabel("translated rate in units of the best", fontsize=8)
         axis.set_ylabel(f"{task.measure}, more than at the best", fontsize=8)

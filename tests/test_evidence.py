@@ -86,3 +86,18 @@ def test_a_names_page_says_how_it_did_or_that_nobody_knows(name: str) -> None:
     assert ("No evidence" in text) == (evidence_of(name, "bytes") is None)
     assert ("pictures/muon.svg" in text) == (name == "muon")
     assert "bytes for each parameter" in text
+
+
+# ---------------------------------------------------------------- translated rates
+
+
+def test_the_report_of_translated_rates_is_what_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    report = importlib.import_module("translate_report")
+    found = report.outcomes()
+    _, _, written = (ROOT / "benchmarks" / "results" / "translate.md").read_text().partition(report.MARK)
+    assert written.strip() == "\n".join(report.tables(found)).strip()
+    assert "to come" not in written
+    for task in ("bytes", "finetune"):
+        near = [each.worse <= 0.05 for each in found if each.judged.task == task]
+        assert len(near) >= 45 and sum(near) >= 0.8 * len(near)
