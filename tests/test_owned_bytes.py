@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 import anyoptim
 from anyoptim.engines.exchange import Collection
 from anyoptim.engines.layout import layout_of, put, take
-from anyoptim.memory.trying import ATTEMPTS
 from anyoptim.memory.state import measured_state_bytes
+from anyoptim.memory.trying import ATTEMPTS
 
 OWNED = ["lamb", "came", "shampoo", "novograd", "normuon", "galore_adamw", "muon", "normuon+lion"]
 
