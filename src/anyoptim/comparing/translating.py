@@ -164,7 +164,7 @@ class _Pair:
             notes.append(f"A rule of thumb ({rule.source}): {rule.says}; that would be lr={by_rule:.2g}.")
         if method == "measured" and rate > highest:
             notes.append(f"It would move the hidden matrices as far at lr={rate:.2g}.")
-            rate, method, why = highest, "range", f"further up is beyond what is usual for {self.target.name}"
+            rate, method, why = highest, "range", "it stays as near to its usual range as the known rate"
         rate = _two_digits(rate)
         fallback = None if found.best.fallback is None else _two_digits(found.best.fallback)
         decay = self._decay(weight_decay, rate, notes)
