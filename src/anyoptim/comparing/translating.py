@@ -151,20 +151,10 @@ class _Pair:
             notes.append(f"As far would be lr={found.too_high:.2g}, where {self.target.name} diverges.")
         elif not 1 / 2 < found.by.middle < 2:
             notes.append(f"What {self.target.name} moves hardly grows with its rate: this one is a guess.")
-        method, why = "measured", "there it moves the hidden matrices as far"
         mean = FALLING ** (self.target.traits.schedule_free - self.source.traits.schedule_free)
         if mean != 1:
             notes.append(f"One of the two keeps its rate while the other's falls: that counts {mean:g} times.")
-        rate, rule = found.best.rate * mean, rule_for(self.source, self.target)
-        highest = highest_rate(self.lr, self.source, self.target)
-        if rule is not None and rule.decides:
-            rate, method, why = rule.rate(self.lr, self.source, self.target), "rule", rule.says
-        elif rule is not None:
-            by_rule = rule.rate(self.lr, self.source, self.target)
-            notes.append(f"A rule of thumb ({rule.source}): {rule.says}; that would be lr={by_rule:.2g}.")
-        if method == "measured" and rate > highest:
-            notes.append(f"It would move the hidden matrices as far at lr={rate:.2g}.")
-            rate, method, why = highest, "range", "it stays as near to its usual range as the known rate"
+        rate, method, why = self._decided(found.best.rate * mean, notes)
         rate = _two_digits(rate)
         fallback = None if found.best.fallback is None else _two_digits(found.best.fallback)
         decay = self._decay(weight_decay, rate, notes)
@@ -192,6 +182,20 @@ class _Pair:
             tuple(moved(found.sources, found.targets)),
             tuple(notes),
         )
+
+    def _decided(self, measured: float, notes: list[str]) -> tuple[float, str, str]:
+        """Return the rate that is proposed, how it was found, and why it is that one."""
+        rule = rule_for(self.source, self.target)
+        if rule is not None:
+            rate = rule.rate(self.lr, self.source, self.target)
+            if rule.decides:
+                return rate, "rule", rule.says
+            notes.append(f"A rule of thumb ({rule.source}): {rule.says}; that would be lr={rate:.2g}.")
+        highest = highest_rate(self.lr, self.source, self.target)
+        if measured > highest:
+            notes.append(f"It would move the hidden matrices as far at lr={measured:.2g}.")
+            return highest, "range", "it stays as near to its usual range as the known rate"
+        return measured, "measured", "there it moves the hidden matrices as far"
 
     def _searched(self) -> _Found:
         """Try the known one, and the other one at what each trial before has shown."""
