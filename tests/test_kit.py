@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import multiprocessing
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -250,6 +253,25 @@ def test_two_processes_find_what_one_cannot() -> None:
     assert not found["lbfgs"][RESUMES][0]
     assert "elastic" not in found["lbfgs"]
     assert not check_optimizer("adamw_torch", checks=[TRAINS, RESUMES]).failures
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_subject_whose_process_dies_has_a_second_try(kills: int) -> None:
+    known = set(multiprocessing.active_children())
+
+    def kill() -> None:
+        for _ in range(kills):
+            while len(ranks := set(multiprocessing.active_children()) - known) < 4:
+                time.sleep(0.1)
+            known.update(ranks)
+            ranks.pop().kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    ((_, found),) = train_sharded([Subject("sgd")])
+    if kills == 1:
+        assert all(kept for kept, _ in found.values()) and TRAINS in found
+    else:
+        assert found == {TRAINS: (False, "a process died with exit code -9")}
 
 
 # ---------------------------------------------------------------- the command and the example

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,14 @@ def train_sharded(subjects: Sequence[Subject], way: Across | None = None) -> Ite
     """Train each subject in several processes and in one, save and load it, and yield what is found.
 
     A subject that makes the processes wait for each other forever is stopped, and new processes go on with the next.
+    One of whose processes dies has a second try, since gloo takes a process down now and then.
 
     Args:
         subjects: what is tried.
         way: how they step there, whatever their specs say.
     """
     waiting = list(subjects)
+    died: Subject | None = None
     context = multiprocessing.get_context("spawn")
     while waiting:
         with tempfile.TemporaryDirectory() as folder:
@@ -74,14 +77,43 @@ def train_sharded(subjects: Sequence[Subject], way: Across | None = None) -> Ite
                 process.start()
             try:
                 while waiting:
-                    found = results.get(timeout=2 * _PATIENCE)
+                    found = _next_findings(results, processes)
                     yield waiting.pop(0), found
+            except _DiedError as error:
+                if died is waiting[0]:
+                    yield waiting.pop(0), {TRAINS: (False, str(error))}
+                else:
+                    died = waiting[0]
             except queue.Empty:
                 late = (False, f"the processes wait for each other for more than {_PATIENCE:.0f} s")
                 yield waiting.pop(0), {TRAINS: late}
             finally:
                 for process in processes:
                     process.kill() if waiting else process.join(timeout=5)
+
+
+class _DiedError(Exception):
+    """A process has ended in the middle of its work."""
+
+
+def _next_findings(results: Any, processes: Sequence[BaseProcess]) -> Findings:
+    """Wait for what is found of the next subject.
+
+    Raises:
+        _DiedError: a process that others wait for is gone.
+        queue.Empty: nothing has come for too long.
+    """
+    until = time.monotonic() + 2 * _PATIENCE
+    while True:
+        try:
+            found: Findings = results.get(timeout=1)
+            return found
+        except queue.Empty:
+            codes = [each.exitcode for each in processes if each.exitcode]
+            if codes:
+                raise _DiedError(f"a process died with exit code {codes[0]}") from None
+            if time.monotonic() > until:
+                raise
 
 
 def _work(
