@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import anyoptim
+from anyoptim.building.monitored import monitor_of
 
 CONFIG = LlamaConfig(
     vocab_size=8000, hidden_size=512, intermediate_size=1376, num_hidden_layers=8, num_attention_heads=8
@@ -69,7 +70,8 @@ def costs(name: str, args: str, dtype: torch.dtype, device: str, repeats: int, t
     given = ",".join(filter(None, [args, "monitor=true"]))
     optimizer = anyoptim.get_optimizer(name, model, lr=1e-4, optim_args=given)
     batch = torch.randint(CONFIG.vocab_size, (2, tokens // 2), device=device)
-    monitor: Any = getattr(optimizer, "monitor")  # noqa: B009  # of an optimizer of any class
+    monitor = monitor_of(optimizer)
+    assert monitor is not None
     alone: list[float] = []
     more: list[float] = []
     for number in range(repeats + 1):

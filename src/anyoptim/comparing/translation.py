@@ -20,7 +20,7 @@ class Translation:
         rate: the other one's.
         low: the lower end of what was measured, over parameters, steps and seeds: a tenth of all lies below.
         high: the upper end.
-        method: ``"measured"``; ``"range"``: what was measured lies above its usual range, whose end this is;
+        method: ``"measured"``; ``"range"``: less, as near to its usual range as the known one is to its own;
             ``"rule"``: a rule of thumb that does better; ``"itself"``: it finds its rate itself.
         why: what decided, in a sentence.
         fallback_rate: of a hybrid's fallback, if it has one that nobody set.

@@ -188,11 +188,11 @@ def _indices(
     for count, at, placement in zip(sizes, coordinate, placements, strict=True):
         if getattr(placement, "dim", None) == dim and count > 1:
             held = placement._split_tensor(held, count, with_padding=False, contiguous=False)[0][at]
-    indices = held.flatten()
-    if not len(indices):
+    indices = held.flatten().tolist()
+    if not indices:
         return range(0)
-    first, last = int(indices[0]), int(indices[-1])
-    return range(first, last + 1) if last - first == len(indices) - 1 else tuple(indices.tolist())
+    follow = indices[-1] - indices[0] == len(indices) - 1
+    return range(indices[0], indices[-1] + 1) if follow else tuple(indices)
 
 
 def _index(region: Region) -> Any:

@@ -7,10 +7,12 @@ stopped, also on another number of them.
 from __future__ import annotations
 
 import datetime
+import faulthandler
 import json
 import multiprocessing
 import os
 import queue
+import re
 import tempfile
 import time
 import warnings
@@ -56,14 +58,14 @@ def train_sharded(subjects: Sequence[Subject], way: Across | None = None) -> Ite
     """Train each subject in several processes and in one, save and load it, and yield what is found.
 
     A subject that makes the processes wait for each other forever is stopped, and new processes go on with the next.
-    One of whose processes dies has a second try, since gloo takes a process down now and then.
+    One of whose processes dies has a second try, and a warning says where it died: that was seen once, and not again.
 
     Args:
         subjects: what is tried.
         way: how they step there, whatever their specs say.
     """
     waiting = list(subjects)
-    died: Subject | None = None
+    again: Subject | None = None
     context = multiprocessing.get_context("spawn")
     while waiting:
         with tempfile.TemporaryDirectory() as folder:
@@ -77,13 +79,14 @@ def train_sharded(subjects: Sequence[Subject], way: Across | None = None) -> Ite
                 process.start()
             try:
                 while waiting:
-                    found = _next_findings(results, processes)
+                    found = _next_findings(results, processes, folder)
                     yield waiting.pop(0), found
             except _DiedError as error:
-                if died is waiting[0]:
+                if again is waiting[0]:
                     yield waiting.pop(0), {TRAINS: (False, str(error))}
                 else:
-                    died = waiting[0]
+                    again = waiting[0]
+                    warnings.warn(f"{again.name}: {error}; it is tried once more.", stacklevel=2)
             except queue.Empty:
                 late = (False, f"the processes wait for each other for more than {_PATIENCE:.0f} s")
                 yield waiting.pop(0), {TRAINS: late}
@@ -96,7 +99,7 @@ class _DiedError(Exception):
     """A process has ended in the middle of its work."""
 
 
-def _next_findings(results: Any, processes: Sequence[BaseProcess]) -> Findings:
+def _next_findings(results: Any, processes: Sequence[BaseProcess], folder: str) -> Findings:
     """Wait for what is found of the next subject.
 
     Raises:
@@ -111,7 +114,11 @@ def _next_findings(results: Any, processes: Sequence[BaseProcess]) -> Findings:
         except queue.Empty:
             codes = [each.exitcode for each in processes if each.exitcode]
             if codes:
-                raise _DiedError(f"a process died with exit code {codes[0]}") from None
+                dumps = "".join(each.read_text(errors="replace") for each in Path(folder).glob("stderr-*"))
+                where = re.search(r"Current thread .*\n\s*(File .*)", dumps)
+                raise _DiedError(
+                    f"a process died with exit code {codes[0]}{f' in {where[1]}' if where else ''}"
+                ) from None
             if time.monotonic() > until:
                 raise
 
@@ -121,9 +128,9 @@ def _work(
 ) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(Path(folder, f"stderr-{rank}"), os.O_WRONLY | os.O_CREAT), 2)
+    faulthandler.enable()
     for number, (name, fields) in enumerate(given):
         subject = _regardless(Subject(name, fields), way)
         found: dict[str, Finding] = {}
